@@ -1,0 +1,45 @@
+"""The few faults, each carrying its wire code.
+
+Parsers raise `ProtocolError` and nothing else. A service raises `DimseError`, and that is the
+response. Anything else that escapes is a bug of ours: it is logged and the association aborted.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class AbortReason(IntEnum):
+    """Reason of an A-ABORT whose source is the UL service-provider (PS3.8 9.3.8, Table 9-26)."""
+
+    REASON_NOT_SPECIFIED = 0
+    UNRECOGNIZED_PDU = 1
+    UNEXPECTED_PDU = 2
+    UNRECOGNIZED_PDU_PARAMETER = 4
+    UNEXPECTED_PDU_PARAMETER = 5
+    INVALID_PDU_PARAMETER_VALUE = 6
+
+
+class ProtocolError(Exception):
+    """The peer broke the protocol. The state machine turns it into A-ABORT with `reason` (Evt19)."""
+
+    def __init__(self, message: str, reason: AbortReason = AbortReason.INVALID_PDU_PARAMETER_VALUE) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class LocalStateError(Exception):
+    """We asked for something that the association's state does not allow. Never reaches the wire."""
+
+
+class DimseError(Exception):
+    """The status a DIMSE operation ends with when it fails, and a comment for the peer (PS3.7 Annex C).
+
+    `status` is the 16-bit Status (0000,0900); `comment` becomes Error Comment (0000,0902), of which
+    64 characters are sent, and must hold nothing about a patient.
+    """
+
+    def __init__(self, status: int, comment: str = "") -> None:
+        super().__init__(f"{status:04X}H {comment}".rstrip())
+        self.status = status
+        self.comment = comment
