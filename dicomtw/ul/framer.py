@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from dicomtw.errors import AbortReason, ProtocolError
-from dicomtw.ul.pdu import PDU_CLASSES, PDU_HEADER, PDV_HEADER, P_DATA_TF, ReceivedPDU
+from dicomtw.ul.pdu import P_DATA_TF, PDU_CLASSES, PDU_HEADER, PDV_HEADER, ReceivedPDU
 
 #: The longest A-ASSOCIATE body: 128 contexts with every transfer syntax there is take 0.5 MiB.
 MAXIMUM_ASSOCIATE_LENGTH = 1 << 20
@@ -33,7 +33,9 @@ class Receiver(Protocol):
     def p_data_received(self) -> bool:
         """The header of a P-DATA-TF. Answers whether its fragments are wanted; if not it is passed over."""
 
-    def fragment_received(self, context_id: int, control_header: int, data: memoryview, complete: bool) -> None:
+    def fragment_received(
+        self, context_id: int, control_header: int, data: memoryview, complete: bool
+    ) -> None:
         """Part of a PDV; `complete`: it ends here. `data` stays valid as long as it is referred to."""
 
     def invalid_pdu_received(self, fault: ProtocolError) -> None:
@@ -140,9 +142,7 @@ class Framer:
         bound = _BOUNDS.get(pdu_type)
         if bound is None:
             hint = f" ({_STRANGERS[pdu_type]})" if pdu_type in _STRANGERS else ""
-            raise ProtocolError(
-                f"unrecognized PDU type {pdu_type:02X}H{hint}", AbortReason.UNRECOGNIZED_PDU
-            )
+            raise ProtocolError(f"unrecognized PDU type {pdu_type:02X}H{hint}", AbortReason.UNRECOGNIZED_PDU)
         if not 4 <= length <= bound:
             name = PDU_CLASSES[pdu_type].__name__.replace("_", "-")
             raise ProtocolError(f"{name} says its length is {length}; 4 to {bound} is possible")

@@ -131,7 +131,8 @@ def AE_5(ul: UL, _: Any) -> tuple[State, Tell]:
 
 def AE_6(ul: UL, rq: Any) -> tuple[State, Tell]:
     """Stop ARTIM timer and if A-ASSOCIATE-RQ acceptable by service-provider: issue A-ASSOCIATE indication
-    primitive; otherwise: issue A-ASSOCIATE-RJ-PDU and start ARTIM timer."""
+    primitive; otherwise: issue A-ASSOCIATE-RJ-PDU and start ARTIM timer.
+    """
     ul.stop_artim()
     rejection = ul.unacceptable(rq)
     if rejection is None:
@@ -214,7 +215,8 @@ def AR_7(ul: UL, p_data: Any) -> tuple[State, Tell]:
 
 def AR_8(ul: UL, _: Any) -> tuple[State, Tell]:
     """Issue A-RELEASE indication (release collision): if association-requestor, next state is Sta9,
-    if not next state is Sta10."""
+    if not next state is Sta10.
+    """
     return (Sta9 if ul.is_requestor else Sta10), ul.user.release_indication
 
 
@@ -255,7 +257,8 @@ def AA_2(ul: UL, _: Any) -> tuple[State, Tell]:
 
 def AA_3(ul: UL, abort: Any) -> tuple[State, Tell]:
     """If (service-user initiated abort): issue A-ABORT indication and close transport connection; otherwise
-    (service-provider initiated abort): issue A-P-ABORT indication and close transport connection."""
+    (service-provider initiated abort): issue A-P-ABORT indication and close transport connection.
+    """
     ul.close()
     by_user = abort.source == AbortSource.SERVICE_USER
     return Sta1, ul.user.abort_indication if by_user else ul.user.p_abort_indication

@@ -90,7 +90,9 @@ def check_contexts(contexts: Collection[PresentationContextRQ]) -> None:
     if not contexts:
         raise ProtocolError("A-ASSOCIATE-RQ proposes no presentation context")
     if len(contexts) > MAXIMUM_CONTEXTS:
-        raise ProtocolError(f"A-ASSOCIATE-RQ proposes {len(contexts)} presentation contexts; 128 are possible")
+        raise ProtocolError(
+            f"A-ASSOCIATE-RQ proposes {len(contexts)} presentation contexts; 128 are possible"
+        )
     seen = set()
     for context in contexts:
         if context.context_id % 2 == 0:
@@ -101,7 +103,7 @@ def check_contexts(contexts: Collection[PresentationContextRQ]) -> None:
 
 
 def negotiate(rq: A_ASSOCIATE_RQ, acceptor: Acceptor) -> Agreement:
-    """Answer a proposal that is to be accepted as an association; its contexts have passed `check_contexts`."""
+    """Answer a proposal that is to be accepted; its contexts have passed `check_contexts`."""
     accepted: dict[int, AcceptedContext] = {}
     refused: list[RefusedContext] = []
     answers = []
@@ -121,7 +123,9 @@ def negotiate(rq: A_ASSOCIATE_RQ, acceptor: Acceptor) -> Agreement:
         called_ae_title=rq.called_ae_title,
         calling_ae_title=rq.calling_ae_title,
         presentation_contexts=tuple(answers),
-        user_information=_user_information(rq, acceptor, window, {c.abstract_syntax for c in accepted.values()}),
+        user_information=_user_information(
+            rq, acceptor, window, {c.abstract_syntax for c in accepted.values()}
+        ),
         reserved=rq.reserved,
     )
     operations = window.maximum_number_operations_invoked if window else 1
@@ -190,7 +194,11 @@ def _user_information(
         sub_items.append(ImplementationVersionName(acceptor.implementation_version_name))
     for extended in rq.user_information.all(SOPClassExtendedNegotiation):
         offer = acceptor.offer(extended.sop_class_uid)
-        if offer is None or offer.extended_negotiation is None or extended.sop_class_uid not in abstract_syntaxes:
+        if (
+            offer is None
+            or offer.extended_negotiation is None
+            or extended.sop_class_uid not in abstract_syntaxes
+        ):
             continue
         answer = offer.extended_negotiation(extended.service_class_application_information)
         if answer is not None:
@@ -210,7 +218,9 @@ def accepted_contexts(rq: A_ASSOCIATE_RQ, ac: A_ASSOCIATE_AC) -> dict[int, Accep
             continue
         proposal = proposed.get(context.context_id)
         if proposal is None:
-            raise ProtocolError(f"A-ASSOCIATE-AC accepts context {context.context_id}, which was not proposed")
+            raise ProtocolError(
+                f"A-ASSOCIATE-AC accepts context {context.context_id}, which was not proposed"
+            )
         if context.transfer_syntax not in proposal.transfer_syntaxes:
             raise ProtocolError(
                 f"A-ASSOCIATE-AC chooses {context.transfer_syntax} for context {context.context_id}, "

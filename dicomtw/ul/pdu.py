@@ -76,7 +76,7 @@ class A_ASSOCIATE_RQ:
     called_ae_title: str = attrs.field(converter=_padded)  # bytes 11-26
     calling_ae_title: str = attrs.field(converter=_padded)  # bytes 27-42
     presentation_contexts: tuple[PresentationContextRQ, ...] = ()  # items 20H
-    user_information: UserInformation = UserInformation()  # item 50H
+    user_information: UserInformation = attrs.field(factory=UserInformation)  # item 50H
     application_context_name: str = uids.APPLICATION_CONTEXT_NAME  # item 10H; empty if there was none
     protocol_version: int = 1  # bytes 7-8; bit 0 is version 1
     reserved: bytes = bytes(32)  # bytes 43-74; an acceptor sends them back
@@ -101,7 +101,7 @@ class A_ASSOCIATE_AC:
     called_ae_title: str = attrs.field(converter=_padded)  # bytes 11-26
     calling_ae_title: str = attrs.field(converter=_padded)  # bytes 27-42
     presentation_contexts: tuple[PresentationContextAC, ...] = ()  # items 21H, one for each of the RQ
-    user_information: UserInformation = UserInformation()  # item 50H
+    user_information: UserInformation = attrs.field(factory=UserInformation)  # item 50H
     application_context_name: str = uids.APPLICATION_CONTEXT_NAME  # item 10H
     protocol_version: int = 1  # bytes 7-8
     reserved: bytes = bytes(32)  # bytes 43-74

@@ -59,8 +59,10 @@ class Transport(Protocol):
 class User(machine.ServiceUser, Protocol):
     """The UL service-user: the machine's primitives, and the fragments that follow a P-DATA indication."""
 
-    def fragment_received(self, context_id: int, control_header: int, data: memoryview, complete: bool) -> None:
-        """Part of a PDV, see `framer.Receiver`. May raise `ProtocolError`: the PDU is then invalid (Evt19)."""
+    def fragment_received(
+        self, context_id: int, control_header: int, data: memoryview, complete: bool
+    ) -> None:
+        """Part of a PDV, see `framer.Receiver`. May raise `ProtocolError`: an invalid PDU, Evt19."""
 
 
 class Provider:
@@ -160,7 +162,9 @@ class Provider:
         self._happens(Event.Evt10)
         return self.state in _DATA_STATES
 
-    def fragment_received(self, context_id: int, control_header: int, data: memoryview, complete: bool) -> None:
+    def fragment_received(
+        self, context_id: int, control_header: int, data: memoryview, complete: bool
+    ) -> None:
         # Not in a data state: the P-DATA-TF was refused at its header, or aborted by the user since.
         if self.state in _DATA_STATES:
             self.user.fragment_received(context_id, control_header, data, complete)
