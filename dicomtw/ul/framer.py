@@ -60,6 +60,7 @@ class Framer:
         "_pdu_type",
         "_pdv_left",
         "_receiver",
+        "odd_lengths",
     )
 
     def __init__(self, receiver: Receiver, maximum_length: int) -> None:
@@ -73,6 +74,8 @@ class Framer:
         self._pdu_left = 0  # bytes of the current P-DATA-TF to come
         self._pdv_left = 0  # bytes of the current PDV's fragment to come
         self._context_id = self._control_header = 0
+        #: Whether a fragment of odd length came in (PS3.8 E.1 forbids it; some peers do it, none is refused).
+        self.odd_lengths = False
 
     @property
     def mid_pdu(self) -> bool:
@@ -164,6 +167,8 @@ class Framer:
             )
         self._pdu_left -= _HEADER_LENGTH
         self._pdv_left = length - 2
+        if length % 2:
+            self.odd_lengths = True
         if 0 < self._pdu_left - self._pdv_left < _HEADER_LENGTH:
             raise ProtocolError("bytes left over behind the last presentation-data-value of a P-DATA-TF")
         self._context_id = context_id

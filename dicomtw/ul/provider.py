@@ -145,6 +145,11 @@ class Provider:
         """Whether a PDU is half received."""
         return self._framer.mid_pdu
 
+    @property
+    def odd_lengths(self) -> bool:
+        """Whether the peer sent a fragment of odd length."""
+        return self._framer.odd_lengths
+
     # -- framer.Receiver
 
     def pdu_received(self, pdu: ReceivedPDU) -> None:

@@ -1,0 +1,201 @@
+"""A light reader of a data set's top-level elements (PS3.5 section 7), for the few that name and index it.
+
+It decodes nothing that it is not asked for, passes over values by their lengths, walks items of undefined
+length with a counter instead of recursion, and reads no further than the last element it is asked for.
+"""
+
+from __future__ import annotations
+
+import sys
+import zlib
+from collections.abc import Callable
+from struct import Struct
+from typing import Final
+
+from dicomtw import uids
+
+SOP_CLASS_UID: Final = 0x00080016
+SOP_INSTANCE_UID: Final = 0x00080018
+STUDY_INSTANCE_UID: Final = 0x0020000D
+SERIES_INSTANCE_UID: Final = 0x0020000E
+
+#: Nested deeper than this, a data set is not walked; DCMTK draws the same line.
+MAXIMUM_DEPTH: Final = 64
+#: Elements walked at most, nested ones too: this bounds the time spent on a hostile data set.
+MAXIMUM_ELEMENTS: Final = 1 << 17
+#: A deflated data set is inflated no further than this to find its header, in bytes.
+MAXIMUM_INFLATED: Final = 16 << 20
+#: Longest value handed out, in bytes; the elements asked for are far shorter.
+MAXIMUM_VALUE: Final = 1024
+
+_WINDOW = 16384
+_UNDEFINED = 0xFFFFFFFF
+_ITEM, _ITEM_DELIMITATION, _SEQUENCE_DELIMITATION = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+_LONG_FORM = frozenset(
+    {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"}
+)
+_IMPLICIT = Struct("<HHL")
+
+#: Reads up to `length` bytes of the data set from `offset`; fewer only at its end.
+ReadAt = Callable[[int, int], bytes]
+
+
+class UnreadableDataSet(Exception):
+    """These bytes are no data set in this transfer syntax, or too deeply nested to be walked."""
+
+
+class _Elements:
+    """A position in a data set and the rules to read elements there."""
+
+    def __init__(self, read_at: ReadAt, transfer_syntax: str, head: bytes, size: int) -> None:
+        self._read_at = read_at
+        self._size = size
+        self._window = head
+        self._base = 0
+        self._count = 0
+        self.at = 0
+        self.implicit = transfer_syntax in uids.IMPLICIT_VR
+        order = ">" if transfer_syntax == uids.EXPLICIT_VR_BIG_ENDIAN else "<"
+        self._tag = Struct(order + "HH")
+        self._u16 = Struct(order + "H")
+        self._u32 = Struct(order + "L")
+
+    def _locate(self, length: int) -> int:
+        """The index in the window of `length` bytes at the position, or -1 where the data set ends first."""
+        index = self.at - self._base
+        if index < 0 or index + length > len(self._window):
+            self._window = self._read_at(self.at, max(length, _WINDOW))
+            self._base = self.at
+            index = 0
+        return index if index + length <= len(self._window) else -1
+
+    def at_end(self) -> bool:
+        return self._locate(1) < 0
+
+    def value(self, length: int) -> bytes:
+        index = self._locate(length)
+        if index < 0:
+            raise UnreadableDataSet(f"a value of {length} bytes at offset {self.at} is cut off")
+        return self._window[index : index + length]
+
+    def fits(self, length: int) -> bool:
+        """Whether the data set, as far as its size is known, has `length` bytes from here."""
+        return self.at + length <= self._size
+
+    def header(self, implicit: bool) -> tuple[int, bytes, int]:
+        """Tag, VR (empty where implicit) and length of the element here; moves to its value."""
+        self._count += 1
+        if self._count > MAXIMUM_ELEMENTS:
+            raise UnreadableDataSet(f"more than {MAXIMUM_ELEMENTS} elements before what was looked for")
+        index = self._locate(8)
+        if index < 0:
+            raise UnreadableDataSet(f"the data set ends inside an element at offset {self.at}")
+        window = self._window
+        group, element = self._tag.unpack_from(window, index)
+        tag = group << 16 | element
+        if implicit or group == 0xFFFE:  # items and delimiters have no VR (PS3.5 7.5)
+            self.at += 8
+            return tag, b"", self._u32.unpack_from(window, index + 4)[0]
+        vr = window[index + 4 : index + 6]
+        if not (vr.isalpha() and vr.isupper()):
+            raise UnreadableDataSet(f"{vr!r} at offset {self.at + 4} is no VR")
+        if vr in _LONG_FORM:
+            index = self._locate(12)
+            if index < 0:
+                raise UnreadableDataSet(f"the data set ends inside an element at offset {self.at}")
+            self.at += 12
+            return tag, vr, self._u32.unpack_from(self._window, index + 8)[0]
+        self.at += 8
+        return tag, vr, self._u16.unpack_from(window, index + 6)[0]
+
+    def pass_over(self, vr: bytes, length: int) -> None:
+        """Move behind the value of `length` bytes that begins here, of undefined length too."""
+        if length != _UNDEFINED:
+            self.at += length
+            return
+        # One entry for each open sequence or item: whether elements inside it have implicit VR.
+        # UN of undefined length is a sequence in Implicit VR Little Endian (PS3.5 6.2.2 Note 2).
+        enclosing = [self.implicit or vr == b"UN"]
+        in_item = False
+        while enclosing:
+            tag, vr, length = self.header(enclosing[-1])
+            if in_item:
+                if tag == _ITEM_DELIMITATION:
+                    in_item = False
+                elif length == _UNDEFINED:
+                    enclosing.append(enclosing[-1] or vr == b"UN")
+                    in_item = False
+                else:
+                    self.at += length
+            elif tag == _SEQUENCE_DELIMITATION:
+                enclosing.pop()
+                in_item = True  # back in the item that held the sequence
+            elif tag != _ITEM:
+                raise UnreadableDataSet(f"({tag >> 16:04X},{tag & 0xFFFF:04X}) where an item is due")
+            elif length == _UNDEFINED:
+                in_item = True
+            else:
+                self.at += length
+            if len(enclosing) > MAXIMUM_DEPTH:
+                raise UnreadableDataSet(f"sequences nested more than {MAXIMUM_DEPTH} deep")
+
+
+def find_elements(
+    read_at: ReadAt, transfer_syntax: str, wanted: frozenset[int], head: bytes, size: int
+) -> dict[int, bytes]:
+    """The values of those top-level elements in `wanted` that the data set has, undecoded.
+
+    `head` is what is at hand of its beginning, so that as a rule nothing is read; `size` its length in bytes.
+    Elements are in ascending order (PS3.5 7.1), so the search ends behind the last one wanted.
+    Raises `UnreadableDataSet`.
+    """
+    if transfer_syntax in uids.DEFLATED:
+        read_at, head, size = _inflated(read_at, head), b"", sys.maxsize
+    elements = _Elements(read_at, transfer_syntax, head, size)
+    found: dict[int, bytes] = {}
+    last = max(wanted)
+    while len(found) < len(wanted) and not elements.at_end():
+        tag, vr, length = elements.header(elements.implicit)
+        if tag >> 16 in (0x0000, 0x0002, 0xFFFE):
+            raise UnreadableDataSet(f"({tag >> 16:04X},{tag & 0xFFFF:04X}) at the top level of a data set")
+        if length != _UNDEFINED and not elements.fits(length):
+            raise UnreadableDataSet(
+                f"({tag >> 16:04X},{tag & 0xFFFF:04X}) is {length} bytes long and the data set ends before"
+            )
+        if tag > last:
+            break
+        if tag in wanted and length <= MAXIMUM_VALUE:
+            found[tag] = elements.value(length)
+        elements.pass_over(vr, length)
+    return found
+
+
+def uid_value(value: bytes | None) -> str:
+    """A UI value as a string without its padding; empty for None."""
+    return "" if value is None else value.decode("latin-1").rstrip("\0 ")
+
+
+def _inflated(read_at: ReadAt, head: bytes) -> ReadAt:
+    """The inflated stream behind a deflated one (PS3.5 A.5), kept up to `MAXIMUM_INFLATED` bytes."""
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    inflated = bytearray()
+    consumed = 0
+
+    def read_inflated_at(offset: int, length: int) -> bytes:
+        nonlocal consumed
+        while len(inflated) < offset + length and not inflater.eof:
+            if len(inflated) >= MAXIMUM_INFLATED:
+                raise UnreadableDataSet(f"no header within {MAXIMUM_INFLATED} inflated bytes")
+            compressed = inflater.unconsumed_tail
+            if not compressed:
+                compressed = head[consumed : consumed + _WINDOW] or read_at(consumed, _WINDOW)
+                consumed += len(compressed)
+                if not compressed:
+                    break
+            try:
+                inflated.extend(inflater.decompress(compressed, _WINDOW))
+            except zlib.error as error:
+                raise UnreadableDataSet(f"the data set does not inflate: {error}") from None
+        return bytes(inflated[offset : offset + length])
+
+    return read_inflated_at

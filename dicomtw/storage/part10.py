@@ -1,0 +1,83 @@
+"""The DICOM File Format around a data set (PS3.10 section 7): preamble, prefix, File Meta Information."""
+
+from __future__ import annotations
+
+from struct import Struct
+from typing import Final
+
+import attrs
+
+from dicomtw import uids
+
+#: Preamble (all zero: nothing a peer sends may make the file look like a program) and prefix.
+PREAMBLE: Final = bytes(128) + b"DICM"
+
+_SHORT = Struct("<HH2sH")  # tag, VR, 16-bit length
+_LONG = Struct("<HH2sHL")  # tag, VR, reserved, 32-bit length
+_GROUP_LENGTH = Struct("<HH2sHL")
+
+
+@attrs.frozen
+class FileMeta:
+    """What File Meta Information says of a received data set (PS3.10 Table 7.1-1)."""
+
+    sop_class_uid: str  # (0002,0002)
+    sop_instance_uid: str  # (0002,0003)
+    transfer_syntax_uid: str  # (0002,0010): as negotiated, for the data set is kept as received
+    sending_ae_title: str = ""  # (0002,0016), (0002,0017): the peer
+    receiving_ae_title: str = ""  # (0002,0018): us
+
+    def encode(self) -> bytes:
+        """Preamble, prefix and group 0002, Explicit VR Little Endian: what stands before the data set."""
+        elements = [
+            _LONG.pack(2, 0x0001, b"OB", 0, 2) + b"\x00\x01",
+            _text(0x0002, b"UI", self.sop_class_uid),
+            _text(0x0003, b"UI", self.sop_instance_uid),
+            _text(0x0010, b"UI", self.transfer_syntax_uid),
+            _text(0x0012, b"UI", uids.IMPLEMENTATION_CLASS_UID),
+            _text(0x0013, b"SH", uids.IMPLEMENTATION_VERSION_NAME),
+        ]
+        if self.sending_ae_title:
+            elements.append(_text(0x0016, b"AE", self.sending_ae_title))
+            elements.append(_text(0x0017, b"AE", self.sending_ae_title))
+        if self.receiving_ae_title:
+            elements.append(_text(0x0018, b"AE", self.receiving_ae_title))
+        group = b"".join(elements)
+        return PREAMBLE + _GROUP_LENGTH.pack(2, 0, b"UL", 4, len(group)) + group
+
+
+def _text(element: int, vr: bytes, value: str) -> bytes:
+    encoded = value.encode("ascii", "replace")
+    if len(encoded) % 2:
+        encoded += b"\0" if vr == b"UI" else b" "
+    return _SHORT.pack(2, element, vr, len(encoded)) + encoded
+
+
+@attrs.frozen
+class FileHead:
+    """What the beginning of a DICOM file says of the data set behind it."""
+
+    data_set_offset: int
+    transfer_syntax_uid: str
+
+
+def read_head(head: bytes) -> FileHead:
+    """Read the File Meta Information at the start of `head`; raises `ValueError` if it is not there whole."""
+    at = len(PREAMBLE)
+    if head[128:at] != b"DICM" or len(head) < at + _GROUP_LENGTH.size:
+        raise ValueError("not a DICOM file")
+    group, element, _, _, length = _GROUP_LENGTH.unpack_from(head, at)
+    at += _GROUP_LENGTH.size
+    end = at + length
+    if (group, element) != (2, 0) or end > len(head):
+        raise ValueError("File Meta Information without its group length, or cut off")
+    while at + _SHORT.size <= end:
+        _, element, vr, size = _SHORT.unpack_from(head, at)
+        at += _SHORT.size
+        if vr in (b"OB", b"UN"):  # the long form: (0002,0001), (0002,0102)
+            size = int.from_bytes(head[at : at + 4], "little")
+            at += 4
+        if element == 0x0010:
+            return FileHead(end, head[at : at + size].decode("ascii", "replace").rstrip("\0 "))
+        at += size
+    raise ValueError("File Meta Information without a Transfer Syntax UID")
