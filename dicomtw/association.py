@@ -1,0 +1,394 @@
+"""The DICOM service-user of one association: what PS3.8 calls the user of the upper layer service.
+
+It answers proposals (`negotiation` and `access` decide), puts requests together and has services perform
+them, and sends their answers. It knows neither sockets nor files.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Awaitable
+from typing import Any, Protocol
+
+import attrs
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from dicomtw import ae_title, uids
+from dicomtw.dimse import status, writer
+from dicomtw.dimse.messages import C_CANCEL_RQ, Command, response_type
+from dicomtw.dimse.reader import MessageReader
+from dicomtw.errors import DimseError, ProtocolError
+from dicomtw.feed import Disk, Feed
+from dicomtw.security.access import AccessPolicy, Decision, Requestor
+from dicomtw.services import Perform, ServiceRegistry
+from dicomtw.storage import DataSetSink
+from dicomtw.ul.items import MaximumLength
+from dicomtw.ul.machine import State
+from dicomtw.ul.negotiation import AcceptedContext, Acceptor, RefusedContext, check_contexts, negotiate
+from dicomtw.ul.pdu import A_ABORT, A_ASSOCIATE_RJ, A_ASSOCIATE_RQ, Result, Source
+from dicomtw.ul.provider import Provider
+
+# PS3.8 Table 9-21
+TEMPORARY_CONGESTION = A_ASSOCIATE_RJ(Result.REJECTED_TRANSIENT, Source.SERVICE_PROVIDER_PRESENTATION, 1)
+LOCAL_LIMIT_EXCEEDED = A_ASSOCIATE_RJ(Result.REJECTED_TRANSIENT, Source.SERVICE_PROVIDER_PRESENTATION, 2)
+APPLICATION_CONTEXT_NOT_SUPPORTED = A_ASSOCIATE_RJ(Result.REJECTED_PERMANENT, Source.SERVICE_USER, 2)
+
+#: Operations that a peer may have outstanding if it asks for a window. They share the cost of syncing.
+OPERATIONS_WINDOW = 16
+#: Complete requests that wait for their turn, at most, before the peer is paused.
+_MAXIMUM_WAITING = 4
+#: Failed operations of one association that get a log line of their own; all are counted in the summary.
+_FAILURES_LOGGED = 5
+
+#: States in which a response can still be sent.
+_CAN_SEND = (State.Sta6, State.Sta8)
+
+
+@attrs.frozen(kw_only=True)
+class ApplicationEntity:
+    """One server as its associations see it: its name, its rules, its services."""
+
+    access: AccessPolicy
+    registry: ServiceRegistry
+    disk: Disk
+    maximum_length: int = 262144
+    no_implementation_version_name: bool = False
+    enforce_default_transfer_syntax: bool = False
+    preferred_transfer_syntaxes: tuple[str, ...] = ()
+
+
+class Shell(Protocol):
+    """What an association asks of whoever carries its bytes."""
+
+    def requestor_address(self) -> str:
+        """The peer's address; asked when it proposes the association, not before."""
+
+    def full(self) -> A_ASSOCIATE_RJ | None:
+        """The transient rejection to send if no further association is possible now."""
+
+    def resolve(self, names: frozenset[str]) -> Deferred[frozenset[str]]:
+        """The addresses of host names."""
+
+    def hold(self, reason: str, held: bool) -> None:
+        """Stop reading from the peer for `reason`, or (False) no longer for it."""
+
+    def associated(self) -> None:
+        """The association is established."""
+
+    def idle(self) -> None:
+        """No operation is left to perform."""
+
+
+class _Operation:
+    """A request being received or performed; what a service sees as `services.Operation`."""
+
+    __slots__ = ("_association", "context", "feed", "perform", "refusal", "request")
+
+    def __init__(self, association: Association, context: AcceptedContext, request: Command) -> None:
+        self._association = association
+        self.context = context
+        self.request = request
+        self.perform: Perform | None = None
+        self.feed: Feed | None = None
+        self.refusal: DimseError | None = None
+
+    @property
+    def calling_ae_title(self) -> str:
+        return self._association.calling_ae_title
+
+    @property
+    def called_ae_title(self) -> str:
+        return self._association.called_ae_title
+
+    @property
+    def sink(self) -> DataSetSink:
+        assert self.feed is not None, f"{self.request.message_type.name} has no data set"
+        return self.feed.sink
+
+    def commit(self) -> Awaitable[None]:
+        assert self.feed is not None, f"{self.request.message_type.name} has no data set"
+        return self.feed.commit()
+
+    def discard(self) -> None:
+        if self.feed is not None:
+            self.feed.discard()
+
+
+class Association:
+    """One association that a peer has requested of `entity`. It is a `provider.User`."""
+
+    log = Logger()
+
+    def __init__(self, entity: ApplicationEntity, shell: Shell) -> None:
+        self._entity = entity
+        self._shell = shell
+        self.provider: Provider
+        self.calling_ae_title = ""
+        self.called_ae_title = ""
+        self.accepted: dict[int, AcceptedContext] = {}
+        self.refused: tuple[RefusedContext, ...] = ()
+        #: How it ended, in words; empty while it lives.
+        self.ended = ""
+        # For the summary: C-STOREs answered with success, their bytes, failures by status.
+        self.operations: Counter[str] = Counter()
+        self.failures: Counter[int] = Counter()
+        self.data_set_bytes = 0
+        self._reader: MessageReader | None = None
+        self._peer_maximum_length = 0
+        self._receiving: _Operation | None = None
+        self._fragments: list[memoryview] = []
+        self._waiting: deque[_Operation] = deque()
+        self._running = 0
+        self._window = 1
+        self._release_requested = False
+
+    # -- association establishment
+
+    def associate_indication(self, rq: A_ASSOCIATE_RQ) -> None:
+        """PS3.8 7.1: decide, and answer now or when the names that the decision needs are resolved."""
+        self.calling_ae_title = ae_title.significant(rq.calling_ae_title)
+        self.called_ae_title = ae_title.significant(rq.called_ae_title)
+        if rq.application_context_name != uids.APPLICATION_CONTEXT_NAME:
+            name = rq.application_context_name
+            self._reject(APPLICATION_CONTEXT_NOT_SUPPORTED, f"application context name {name!r}")
+            return
+        requestor = Requestor(
+            calling_ae_title=rq.calling_ae_title,
+            called_ae_title=rq.called_ae_title,
+            address=self._shell.requestor_address(),
+        )
+        decision = self._entity.access.decide(requestor)
+        if decision.rejection is None:
+            # Of no interest from somebody who is turned away: only now the proposal itself is looked at.
+            check_contexts(rq.presentation_contexts)
+            maximum_length = rq.user_information.first(MaximumLength)
+            if maximum_length is not None:
+                self._peer_maximum_length = maximum_length.maximum_length_received
+            try:
+                writer.fragment_length(self._peer_maximum_length)
+            except ValueError as error:
+                raise ProtocolError(str(error)) from None
+        if decision.resolve:
+            resolved = self._shell.resolve(decision.resolve)
+            resolved.addCallback(
+                lambda addresses: self._decided(rq, self._entity.access.decide(requestor, addresses))
+            )
+            resolved.addErrback(self._bug)
+        else:
+            self._decided(rq, decision)
+
+    def _decided(self, rq: A_ASSOCIATE_RQ, decision: Decision) -> None:
+        if self.provider.state != State.Sta3:
+            return  # it left while its name was looked up
+        if decision.rejection is not None:
+            self._reject(decision.rejection, decision.why)
+            return
+        full = self._shell.full()
+        if full is not None:
+            self._reject(full, "no further association possible now")
+            return
+        entity, remote = self._entity, decision.remote
+        anonymous = entity.no_implementation_version_name or (
+            remote is not None and remote.no_implementation_version_name
+        )
+        agreement = negotiate(
+            rq,
+            Acceptor(
+                offer=entity.registry.offer,
+                maximum_length=entity.maximum_length,
+                preferred_transfer_syntaxes=entity.preferred_transfer_syntaxes,
+                enforce_default_transfer_syntax=entity.enforce_default_transfer_syntax
+                or (remote is not None and remote.enforce_default_transfer_syntax),
+                implementation_version_name=None if anonymous else uids.IMPLEMENTATION_VERSION_NAME,
+                operations_window=OPERATIONS_WINDOW,
+            ),
+        )
+        self.accepted = dict(agreement.accepted)
+        self.refused = agreement.refused
+        self._window = agreement.operations_window
+        self._reader = MessageReader(self.accepted, self)
+        self._shell.associated()
+        self.provider.associate_response(agreement.ac)
+
+    def _reject(self, rejection: A_ASSOCIATE_RJ, why: str) -> None:
+        self.ended = f"rejected with {rejection}: {why}"
+        self.provider.associate_response(rejection)
+
+    def associate_confirmation_accept(self, pdu: Any) -> None:
+        raise AssertionError("an acceptor gets no confirmation")
+
+    associate_confirmation_reject = associate_confirmation_accept
+
+    # -- data transfer
+
+    def data_indication(self, _: Any) -> None:
+        """Its fragments follow, see `fragment_received`."""
+
+    def fragment_received(
+        self, context_id: int, control_header: int, data: memoryview, complete: bool
+    ) -> None:
+        assert self._reader is not None
+        self._reader.fragment_received(context_id, control_header, data, complete)
+
+    def chunk_ended(self) -> None:
+        """Pass on what the chunk of bytes brought of a data set: one write for all its fragments."""
+        if self._fragments and self._receiving is not None and self._receiving.feed is not None:
+            fragments, self._fragments = self._fragments, []
+            self._receiving.feed.write(fragments)
+
+    @property
+    def mid_message(self) -> bool:
+        """Whether we wait for the rest of something that the peer has begun to send."""
+        return self.provider.mid_pdu or (self._reader is not None and self._reader.mid_message)
+
+    @property
+    def busy(self) -> bool:
+        """Whether we owe the peer an answer."""
+        return bool(self._running or self._waiting)
+
+    # -- dimse.reader.MessageReceiver
+
+    def command_received(self, context_id: int, command: Command) -> None:
+        if command.is_response:
+            raise ProtocolError(f"{command.message_type.name} to nothing that we asked")
+        operation = _Operation(self, self.accepted[context_id], command)
+        self._receiving = operation
+        if command.message_type is C_CANCEL_RQ:
+            return
+        try:
+            service, operation.perform = self._entity.registry.perform(
+                operation.context.abstract_syntax, command.message_type
+            )
+            if command.has_data_set:
+                sink = service.data_set_sink(operation)
+                operation.feed = Feed(sink, self._entity.disk, self._disk_busy)
+        except DimseError as refusal:
+            operation.refusal = refusal
+
+    def data_received(self, data: memoryview) -> None:
+        if data:
+            self.data_set_bytes += len(data)
+            operation = self._receiving
+            if operation is not None and operation.feed is not None:
+                self._fragments.append(data)
+
+    def message_ended(self) -> None:
+        self.chunk_ended()
+        operation, self._receiving = self._receiving, None
+        assert operation is not None
+        if operation.request.message_type is C_CANCEL_RQ:
+            return  # of an operation that is over: nothing we perform yet takes long enough to be cancelled
+        self._waiting.append(operation)
+        self._perform_next()
+
+    # -- performing operations
+
+    def _perform_next(self) -> None:
+        while self._waiting and (self._running < self._window or not self._window):
+            self._running += 1
+            Deferred.fromCoroutine(self._perform(self._waiting.popleft())).addErrback(self._bug)
+        self._shell.hold("operations", len(self._waiting) >= _MAXIMUM_WAITING)
+
+    async def _perform(self, operation: _Operation) -> None:
+        comment = ""
+        try:
+            if operation.refusal is not None:
+                raise operation.refusal
+            assert operation.perform is not None
+            result = await operation.perform(operation)
+        except DimseError as error:
+            operation.discard()
+            result, comment = error.status, error.comment
+        except BaseException:
+            operation.discard()
+            raise
+        finally:
+            self._running -= 1
+        self._respond(operation, result, comment)
+        self._perform_next()
+        if not self.busy:
+            self._all_performed()
+
+    def _respond(self, operation: _Operation, result: int, comment: str) -> None:
+        request = operation.request
+        name = request.message_type.name.removesuffix("-RQ")
+        if status.category(result) is status.Category.FAILURE:
+            self.failures[result] += 1
+            if self.failures.total() <= _FAILURES_LOGGED:
+                self.log.warn(
+                    "{name} of {calling!r} answered {status:04X}H: {comment}",
+                    name=name,
+                    calling=self.calling_ae_title,
+                    status=result,
+                    comment=comment,
+                )
+        else:
+            self.operations[name] += 1
+        if self.provider.state not in _CAN_SEND:
+            return  # the peer is gone; what it sent is stored, and it was not told
+        answer = response_type(request.message_type)
+        echoed = {element.name: request.values.get(element.element) for element in answer.optional}
+        echoed["error_comment"] = comment[:64] or None
+        echoed["affected_sop_class_uid"] = request.sop_class_uid or None
+        response = answer(
+            data_set=False, message_id_being_responded_to=request.message_id, status=result, **echoed
+        )
+        self.provider.data_request(
+            writer.command_pdus(operation.context.context_id, response.encode(), self._peer_maximum_length)
+        )
+
+    def _bug(self, failure: Any) -> None:
+        """Nothing that a peer does may end here."""
+        self.log.failure("bug in an association of {calling!r}", failure, calling=self.calling_ae_title)
+        self.abort("internal error")
+
+    # -- the end
+
+    def release_indication(self, _: Any) -> None:
+        """PS3.8 7.2: what is being performed is answered first (AR-7); what is half sent is dropped."""
+        self._release_requested = True
+        self._drop_received()
+        self.ended = self.ended or "released"
+        if not self.busy:
+            self._all_performed()
+
+    def _all_performed(self) -> None:
+        if self._release_requested and self.provider.state == State.Sta8:
+            self.provider.release_response()
+        self._shell.idle()
+
+    def release_confirmation(self, _: Any) -> None:
+        raise AssertionError("we have requested no release")
+
+    def abort_indication(self, _: A_ABORT) -> None:
+        self._gone("aborted by the peer")
+
+    def p_abort_indication(self, cause: Any) -> None:
+        if cause is None:
+            self._gone(self.provider.fault)
+        else:
+            self._gone(f"aborted: {self.provider.fault}")
+
+    def abort(self, why: str) -> None:
+        """Abort as the service-user, whatever the state; `why` is for the log."""
+        self.ended = self.ended or f"aborted by us: {why}"
+        if self.provider.state not in (State.Sta1, State.Sta2, State.Sta13):
+            self.provider.abort_request(why)
+        self._gone("")
+
+    def _gone(self, how: str) -> None:
+        self.ended = self.ended or how
+        self._drop_received()
+        while self._waiting:
+            self._waiting.popleft().discard()
+
+    def _drop_received(self) -> None:
+        """Leave no trace of a message that will not become complete."""
+        operation, self._receiving = self._receiving, None
+        self._fragments.clear()
+        if operation is not None:
+            operation.discard()
+
+    def _disk_busy(self, busy: bool) -> None:
+        self._shell.hold("disk", busy)

@@ -1,0 +1,48 @@
+"""``--check``: says what a configuration means and what is wrong with it on this machine; changes nothing."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.testing import MemoryReactor
+
+from dicomtw.config import Configuration, Server
+from dicomtw.security import tls
+from dicomtw.service import describe, tls_files, warnings_of
+
+
+def check(configuration: Configuration) -> list[str]:
+    """Print what `configuration` means; the faults, one line each."""
+    faults = []
+    for number, server in enumerate(configuration.servers, 1):
+        print(f"server {number}:")
+        for line in describe(server, configuration):
+            print(f"  {line}")
+        for line in warnings_of(server, configuration):
+            print(f"  warning: {line}")
+        faults += _faults(server)
+    return faults
+
+
+def _faults(server: Server) -> list[str]:
+    faults = []
+    for text in server.listen:
+        try:
+            serverFromString(MemoryReactor(), text)
+        except Exception as error:  # an endpoint's parser is a plugin and may raise anything
+            faults.append(f"--listen takes a Twisted server endpoint, not {text!r}: {error}")
+    if server.tls_cert is not None:
+        try:
+            tls.ContextFactory(tls_files(server, server.tls_cert, server.tls_key or server.tls_cert))
+        except tls.TLSError as error:
+            faults.append(str(error))
+    place = Path(os.path.abspath(server.store))
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if not place.is_dir():
+        faults.append(f"the store {server.store} cannot be made: {place} is not a directory")
+    elif not os.access(place, os.W_OK | os.X_OK):
+        faults.append(f"the store {server.store} cannot be written: no permission in {place}")
+    return faults

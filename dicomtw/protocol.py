@@ -1,0 +1,320 @@
+"""Twisted's Protocol and Factory around an association: bytes, timers and pausing."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import (
+    IAddress,
+    IDelayedCall,
+    IHalfCloseableProtocol,
+    IPushProducer,
+    IReactorTime,
+)
+from twisted.internet.protocol import Factory, Protocol
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from dicomtw.association import (
+    LOCAL_LIMIT_EXCEEDED,
+    TEMPORARY_CONGESTION,
+    ApplicationEntity,
+    Association,
+)
+from dicomtw.summary import log_summary, tls_fault, tls_of
+from dicomtw.ul.machine import State
+from dicomtw.ul.pdu import A_ASSOCIATE_RJ
+from dicomtw.ul.provider import Provider
+
+#: After we have closed a connection its peer has this long, in seconds, to take what was sent (and under
+#: TLS to say goodbye, which Twisted would wait for without end).
+CLOSE_GRACE = 2.0
+
+#: States in which the next PDU is the peer's to send, besides Sta6.
+_PEER_IS_DUE = (State.Sta5, State.Sta7, State.Sta9, State.Sta10, State.Sta11, State.Sta12)
+
+
+@attrs.frozen(kw_only=True)
+class Limits:
+    """Timers in seconds, and how many associations there may be."""
+
+    artim_timeout: float = 30.0
+    dimse_timeout: float = 60.0
+    idle_timeout: float = 600.0
+    max_associations: int = 200
+
+
+@implementer(IHalfCloseableProtocol, IPushProducer)
+class DicomProtocol(Protocol):
+    """One connection of a peer: it carries the bytes of one association and keeps its timers."""
+
+    log = Logger()
+    transport: Any  # TCP, TLS or UNIX, perhaps wrapped
+
+    def __init__(self, factory: DicomFactory) -> None:
+        self._server = factory
+        self.clock = factory.clock
+        self.association = Association(factory.entity, self)
+        self.provider = Provider(
+            self, self.association, is_requestor=False, maximum_length=factory.entity.maximum_length
+        )
+        self.association.provider = self.provider
+        self._artim: IDelayedCall | None = None
+        self._watch: IDelayedCall | None = None
+        self._closing: IDelayedCall | None = None
+        self._holds: set[str] = set()
+        self._last_activity = self._began = self.clock.seconds()
+        self._socket: socket.socket | None = None
+        self._tls = ""
+        self._input_ended = False
+
+    # -- Twisted's Protocol
+
+    def connectionMade(self) -> None:
+        self._socket = _socket_of(self.transport)
+        set_no_delay = getattr(self.transport, "setTcpNoDelay", None)
+        if set_no_delay is not None and self._socket is not None and self._socket.family != socket.AF_UNIX:
+            set_no_delay(True)
+        # Told to pause while the peer does not take our answers, we stop reading its requests.
+        self.transport.registerProducer(self, True)
+        self._server.connections.add(self)
+        self.provider.connection_indication()
+
+    def dataReceived(self, data: bytes) -> None:
+        self._last_activity = self.clock.seconds()
+        try:
+            self.provider.bytes_received(data)
+            self.association.chunk_ended()
+        except Exception:
+            self._bug()
+        if self._socket is not None:
+            _acknowledge_now(self._socket)
+
+    def readConnectionLost(self) -> None:
+        """The peer sends no more, but may still read: what it has asked for is answered before we close."""
+        self._input_ended = True
+        if not self.association.busy:
+            self._close_transport()
+
+    def writeConnectionLost(self) -> None:
+        self._close_transport()
+
+    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
+        for timer in (self._artim, self._watch, self._closing):
+            if timer is not None and timer.active():
+                timer.cancel()
+        self._socket = None
+        self._server.connections.discard(self)
+        try:
+            self.provider.connection_closed()
+        except Exception:
+            self._bug()
+        self._log_summary(reason)
+        self._server.connection_ended(self)
+
+    def _bug(self) -> None:
+        self.log.failure("bug in an association with {peer}", peer=self._peer_name())
+        self.association.abort("internal error")
+
+    # -- IPushProducer: our answers pile up
+
+    def pauseProducing(self) -> None:
+        self.hold("unread answers", True)
+
+    def resumeProducing(self) -> None:
+        self._last_activity = self.clock.seconds()
+        self.hold("unread answers", False)
+
+    def stopProducing(self) -> None:
+        pass  # the connection is lost, and connectionLost follows
+
+    # -- ul.provider.Transport
+
+    def connect(self) -> None:
+        raise AssertionError("an acceptor does not connect")
+
+    def write(self, data: bytes) -> None:
+        self.transport.write(data)
+
+    def close(self) -> None:
+        self._close_transport()
+
+    def start_artim(self) -> None:
+        self.stop_artim()
+        self._artim = self.clock.callLater(self._server.limits.artim_timeout, self._artim_expired)
+
+    def stop_artim(self) -> None:
+        if self._artim is not None and self._artim.active():
+            self._artim.cancel()
+
+    def _artim_expired(self) -> None:
+        self.provider.artim_expired()
+
+    def _close_transport(self) -> None:
+        if self._closing is None:
+            self._closing = self.clock.callLater(CLOSE_GRACE, self.transport.abortConnection)
+            self.transport.unregisterProducer()
+            self.transport.loseConnection()
+
+    # -- association.Shell
+
+    def requestor_address(self) -> str:
+        # Behind a PROXY protocol front end the peer's address is known only now, not in connectionMade.
+        self._tls = tls_of(self.transport)
+        return str(getattr(self.transport.getPeer(), "host", ""))
+
+    def full(self) -> A_ASSOCIATE_RJ | None:
+        return self._server.full()
+
+    def resolve(self, names: frozenset[str]) -> Deferred[frozenset[str]]:
+        return self._server.resolve(names)
+
+    def hold(self, reason: str, held: bool) -> None:
+        if held == (reason in self._holds):
+            return
+        was_held = bool(self._holds)
+        if held:
+            self._holds.add(reason)
+        else:
+            self._holds.discard(reason)
+        if bool(self._holds) != was_held and not self.transport.disconnecting:
+            self._last_activity = self.clock.seconds()
+            if was_held:
+                self.transport.resumeProducing()
+            else:
+                self.transport.pauseProducing()
+
+    def associated(self) -> None:
+        self._server.associations.add(self)
+        self._check_progress()
+
+    def idle(self) -> None:
+        self._last_activity = self.clock.seconds()
+        if self._input_ended:
+            self._close_transport()
+
+    # -- DIMSE and idle timeout
+
+    def _check_progress(self) -> None:
+        """One timer for both, set again when it runs out: nothing is to be done per PDU but note the time."""
+        limits = self._server.limits
+        silence = self.clock.seconds() - self._last_activity
+        if self.provider.state in (State.Sta1, State.Sta13):
+            return
+        if "unread answers" in self._holds:
+            limit, why = limits.dimse_timeout, "the peer does not read our answers"
+        elif self._holds or self.association.busy:
+            limit, why = limits.dimse_timeout, ""  # it is our turn, however long that takes
+        elif self.association.mid_message or self.provider.state in _PEER_IS_DUE:
+            limit, why = limits.dimse_timeout, "nothing more came of a message within the DIMSE timeout"
+        else:
+            limit, why = limits.idle_timeout, "idle timeout"
+        if silence >= limit and why:
+            self.association.abort(why)
+            return
+        # Not longer than the DIMSE timeout, for a message may begin at any time.
+        wait = limit - silence if why and silence < limit else limits.dimse_timeout
+        self._watch = self.clock.callLater(min(wait, limits.dimse_timeout), self._check_progress)
+
+    # -- for the log
+
+    def _peer_name(self) -> str:
+        peer = self.transport.getPeer()
+        host = getattr(peer, "host", None)
+        return f"{host}:{peer.port}" if host is not None else "local socket"
+
+    def _log_summary(self, reason: Failure) -> None:
+        association = self.association
+        ended = association.ended or self.provider.fault or tls_fault(reason)
+        log_summary(
+            association,
+            peer=self._peer_name(),
+            tls=self._tls,
+            seconds=self.clock.seconds() - self._began,
+            ended=ended or "closed by the peer before any association",
+        )
+
+
+class DicomFactory(Factory):
+    """Makes a `DicomProtocol` for each connection to one server, and knows them all."""
+
+    noisy = False
+
+    def __init__(
+        self,
+        entity: ApplicationEntity,
+        limits: Limits,
+        clock: IReactorTime,
+        resolve: Callable[[frozenset[str]], Deferred[frozenset[str]]],
+    ) -> None:
+        self.entity = entity
+        self.limits = limits
+        self.clock = clock
+        self.resolve = resolve
+        #: All connections, and those of them that are associations.
+        self.connections: set[DicomProtocol] = set()
+        self.associations: set[DicomProtocol] = set()
+        self._drained: Deferred[None] | None = None
+
+    def buildProtocol(self, addr: IAddress | None) -> DicomProtocol:
+        return DicomProtocol(self)
+
+    def full(self) -> A_ASSOCIATE_RJ | None:
+        """The rejection for one more association, if there is no room for it."""
+        if self._drained is not None:
+            return TEMPORARY_CONGESTION
+        if len(self.associations) >= self.limits.max_associations:
+            return LOCAL_LIMIT_EXCEEDED
+        return None
+
+    def connection_ended(self, protocol: DicomProtocol) -> None:
+        self.associations.discard(protocol)
+        if self._drained is not None and not self.connections:
+            drained, self._drained = self._drained, None
+            drained.callback(None)
+
+    def drain(self) -> Deferred[None]:
+        """Accept no further association; fires when the present ones have ended by themselves."""
+        for protocol in tuple(self.connections - self.associations):
+            protocol.close()
+        if not self.connections:
+            return succeed(None)
+        if self._drained is None:
+            self._drained = Deferred()
+        return self._drained
+
+    def abort(self, why: str) -> None:
+        """Abort all associations and close all connections."""
+        for protocol in tuple(self.connections):
+            protocol.association.abort(why)
+            protocol.close()
+
+
+def _socket_of(transport: Any) -> socket.socket | None:
+    """The socket under any number of wrappers (TLS, PROXY protocol); None where there is none."""
+    while transport is not None:
+        handle = getattr(transport, "getHandle", lambda: None)()
+        if isinstance(handle, socket.socket):
+            return handle
+        transport = getattr(transport, "transport", None)
+    return None
+
+
+def _acknowledge_now(connection: socket.socket) -> None:
+    """Have the kernel acknowledge at once what came in.
+
+    Senders that write a PDU in two parts with Nagle's algorithm on, as DCMTK does, otherwise wait 40 ms for
+    our delayed acknowledgement, for each object. The option does not stick, so it is set after each read.
+    """
+    try:
+        connection.setsockopt(socket.IPPROTO_TCP, _TCP_QUICKACK, 1)
+    except OSError:
+        pass  # not TCP, or closed meanwhile
+
+
+_TCP_QUICKACK = getattr(socket, "TCP_QUICKACK", 12)

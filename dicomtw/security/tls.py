@@ -1,0 +1,243 @@
+"""TLS as PS3.15 Annex B profiles it: the profiles as data, and the OpenSSL context made of one.
+
+Only pyOpenSSL and cryptography are used here; Twisted takes a `ContextFactory` as it is.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import ipaddress
+import os
+import socket
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final
+
+import attrs
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from OpenSSL import SSL
+
+#: Lifetime of a certificate that the server makes for itself, in days.
+_LIFETIME = 3650
+
+
+class TLSError(Exception):
+    """One line that says why there can be no TLS with these files or this profile."""
+
+
+@attrs.frozen
+class Profile:
+    """A TLS Secure Transport Connection Profile (PS3.15 Annex B)."""
+
+    section: str
+    title: str
+    #: Cipher suites up to TLS 1.2, as OpenSSL names them; those of TLS 1.3 if they are restricted.
+    ciphers: tuple[str, ...] = ()
+    tls13_ciphers: tuple[str, ...] = ()
+    maximum_version: int = 0  # 0: the highest there is
+    #: Why it cannot be had, or a warning for whoever chooses it.
+    refused: str = ""
+    warning: str = ""
+
+
+_GCM_RSA = (
+    "ECDHE-RSA-AES128-GCM-SHA256",
+    "ECDHE-RSA-AES256-GCM-SHA384",
+    "DHE-RSA-AES128-GCM-SHA256",
+    "DHE-RSA-AES256-GCM-SHA384",
+)
+_GCM_ECDSA = ("ECDHE-ECDSA-AES128-GCM-SHA256", "ECDHE-ECDSA-AES256-GCM-SHA384")
+_MODIFIED = (
+    "ECDHE-ECDSA-CHACHA20-POLY1305",
+    "ECDHE-RSA-CHACHA20-POLY1305",
+    "DHE-RSA-CHACHA20-POLY1305",
+    "ECDHE-ECDSA-AES128-CCM",
+    "ECDHE-ECDSA-AES256-CCM",
+    "DHE-RSA-AES128-CCM",
+    "DHE-RSA-AES256-CCM",
+)
+_AES = ("AES128-SHA",)
+_OLD_VERSIONS = "TLS 1.0 and 1.1, which the profile allows, are not offered: OpenSSL refuses them"
+
+#: By the names that DCMTK's tools have for them.
+PROFILES: Final[Mapping[str, Profile]] = {
+    "8996": Profile("B.12", "BCP 195 RFC 8996, 9325", _GCM_ECDSA + _GCM_RSA),
+    "8996-mod": Profile(
+        "B.13",
+        "Modified BCP 195 RFC 8996, 9325",
+        _GCM_ECDSA + _GCM_RSA + _MODIFIED,
+        (
+            "TLS_AES_128_GCM_SHA256",
+            "TLS_AES_256_GCM_SHA384",
+            "TLS_CHACHA20_POLY1305_SHA256",
+            "TLS_AES_128_CCM_SHA256",
+            "TLS_AES_128_CCM_8_SHA256",
+        ),
+    ),
+    "bcp195-ex": Profile(
+        "B.11",
+        "Extended BCP 195",
+        _GCM_ECDSA + _GCM_RSA,
+        maximum_version=SSL.TLS1_2_VERSION,
+        warning="the standard has retired this profile",
+    ),
+    "bcp195-nd": Profile(
+        "B.10", "Non-Downgrading BCP 195", _GCM_RSA, warning="the standard has retired this profile"
+    ),
+    "bcp195": Profile(
+        "B.9",
+        "BCP 195",
+        _GCM_ECDSA + _GCM_RSA + _AES,
+        warning=f"the standard has retired this profile. {_OLD_VERSIONS}",
+    ),
+    "aes": Profile(
+        "B.3",
+        "AES",
+        _GCM_ECDSA + _GCM_RSA + _AES,
+        warning=f"the standard has retired this profile; AES128-SHA has no forward secrecy. {_OLD_VERSIONS}",
+    ),
+    "basic": Profile(
+        "B.1",
+        "Basic",
+        refused="the Basic TLS profile (PS3.15 B.1) is 3DES, which no current OpenSSL has; "
+        "put a TLS proxy in front for peers that know nothing else",
+    ),
+}
+
+_VERIFY: Final[Mapping[str, int]] = {
+    "none": SSL.VERIFY_NONE,
+    "optional": SSL.VERIFY_PEER,
+    "required": SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT,
+}
+
+
+@attrs.frozen(kw_only=True)
+class TLSFiles:
+    """What TLS on a server needs; all files are PEM."""
+
+    cert: Path
+    key: Path
+    ca: Path | None = None
+    verify: str = "none"
+    profile: str = "8996"
+
+
+class ContextFactory:
+    """Twisted's context factory for servers: one context for all connections, made at once.
+
+    Raises `TLSError` where the files or the profile do not make one.
+    """
+
+    def __init__(self, files: TLSFiles) -> None:
+        self._context = _server_context(files)
+
+    def getContext(self) -> SSL.Context:
+        return self._context
+
+
+def _server_context(files: TLSFiles) -> SSL.Context:
+    profile = PROFILES[files.profile]
+    if profile.refused:
+        raise TLSError(profile.refused)
+    context = SSL.Context(SSL.TLS_SERVER_METHOD)
+    context.set_min_proto_version(SSL.TLS1_2_VERSION)
+    if profile.maximum_version:
+        context.set_max_proto_version(profile.maximum_version)
+    context.set_options(SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION | SSL.OP_CIPHER_SERVER_PREFERENCE)
+    context.set_mode(SSL.MODE_RELEASE_BUFFERS)
+    context.set_cipher_list(":".join(profile.ciphers).encode())
+    if profile.tls13_ciphers:
+        context.set_tls13_ciphersuites(":".join(profile.tls13_ciphers).encode())
+    _load(context, files)
+    # Binds resumed sessions to this configuration, without which none is resumed under client certificates.
+    context.set_session_id(hashlib.sha256(repr(files).encode()).digest())
+    return context
+
+
+def _load(context: SSL.Context, files: TLSFiles) -> None:
+    steps: list[tuple[Path, str, Callable[[], object]]] = [
+        (files.cert, "certificate", lambda: context.use_certificate_chain_file(str(files.cert))),
+        (files.key, "private key", lambda: context.use_privatekey_file(str(files.key))),
+        (files.key, "private key that belongs to the certificate", context.check_privatekey),
+    ]
+    if files.ca is not None:
+        ca = files.ca
+        steps.append((ca, "certificate", lambda: context.load_verify_locations(str(ca))))
+    for path, what, load in steps:
+        try:
+            path.read_bytes()
+            load()
+        except OSError as error:
+            raise TLSError(f"{path}: {error.strerror}") from None
+        except SSL.Error as error:
+            reasons = ", ".join(str(entry[-1]) for entry in error.args[0] if entry) if error.args else ""
+            raise TLSError(f"{path} holds no usable {what}{': ' + reasons if reasons else ''}") from None
+    context.set_verify(_VERIFY[files.verify], lambda connection, cert, number, depth, ok: bool(ok))
+    if files.ca is not None and files.verify != "none":
+        context.load_client_ca(str(files.ca).encode())
+
+
+def fingerprint(cert: Path) -> str:
+    """The SHA-256 fingerprint of the first certificate in a PEM file, written as OpenSSL does."""
+    digest = x509.load_pem_x509_certificate(cert.read_bytes()).fingerprint(hashes.SHA256())
+    return digest.hex(":").upper()
+
+
+def make_self_signed(directory: Path, owner: tuple[int, int] | None = None) -> tuple[Path, Path]:
+    """The certificate and key of this server's own making, made if they are not there yet.
+
+    For encryption without authentication, unless it is given to peers by other ways. RSA, for the sake of
+    old peers. `owner` is the (uid, gid) the server will run as. Raises `OSError`.
+    """
+    cert_path, key_path = directory / "tls-cert.pem", directory / "tls-key.pem"
+    if cert_path.exists() and key_path.exists():
+        return cert_path, key_path
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    names = [name for name in dict.fromkeys((socket.gethostname(), "localhost")) if name]
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0][:64])])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=_LIFETIME))
+        .add_extension(
+            x509.SubjectAlternativeName(
+                [x509.DNSName(name) for name in names]
+                + [x509.IPAddress(ipaddress.ip_address(one)) for one in ("127.0.0.1", "::1")]
+            ),
+            critical=False,
+        )
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(
+            x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]),
+            critical=False,
+        )
+        .sign(key, hashes.SHA256())
+    )
+    key_pem = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    # The key first: a certificate that is there says that both are.
+    for path, data in (
+        (key_path, key_pem),
+        (cert_path, certificate.public_bytes(serialization.Encoding.PEM)),
+    ):
+        temporary = path.with_suffix(f".{os.getpid()}")
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        with open(fd, "wb") as file:
+            file.write(data)
+            os.fsync(fd)
+        os.rename(temporary, path)
+    if owner is not None:
+        for path in (directory, key_path, cert_path):
+            os.chown(path, *owner)
+    return cert_path, key_path

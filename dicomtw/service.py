@@ -1,0 +1,364 @@
+"""The running server: listeners, threads, start with a clear word when it fails, and drain at the end."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import attrs
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
+from twisted.internet.endpoints import SSL4ServerEndpoint, TCP4ServerEndpoint, serverFromString
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
+from twisted.internet.threads import deferToThread, deferToThreadPool
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.python.threadpool import ThreadPool
+
+from dicomtw.association import ApplicationEntity
+from dicomtw.config import Configuration, Server
+from dicomtw.feed import Disk
+from dicomtw.protocol import DicomFactory, Limits
+from dicomtw.security import access, tls
+from dicomtw.services import ServiceRegistry
+from dicomtw.services.storage import Storage
+from dicomtw.services.verification import Verification
+from dicomtw.storage.directory import DirectoryStore, Durability, OnDuplicate
+
+T = TypeVar("T")
+
+#: Threads that wait for the disk. fdatasync runs in parallel; more than this gain nothing on one disk.
+_DISK_THREADS = 16
+_BACKLOG = 512
+
+
+class StartError(Exception):
+    """One line that says why the server does not start."""
+
+
+@attrs.frozen
+class Process:
+    """What the twistd around us was told."""
+
+    #: uid and gid to run as once the ports are open.
+    owner: tuple[int, int] | None = None
+    pidfile: str | None = None
+    daemon: bool = False
+
+
+class DicomService(Service):
+    """All servers of a configuration in one process."""
+
+    log = Logger()
+    name = "dicom"
+
+    def __init__(self, configuration: Configuration, reactor: Any, process: Process) -> None:
+        self._configuration = configuration
+        self._reactor = reactor
+        self._process = process
+        self._threads = ThreadPool(0, _DISK_THREADS, "dicomtw-disk")
+        self._disk = Disk(self._in_thread)
+        self._stores: dict[Path, DirectoryStore] = {}
+        self._ports: list[IListeningPort] = []
+        self._listening = False
+        self._stopping = False
+        self.factories = [self._factory(server) for server in configuration.servers]
+
+    def _in_thread(self, function: Callable[[], T]) -> Deferred[T]:
+        return deferToThreadPool(self._reactor, self._threads, function)
+
+    def _factory(self, server: Server) -> DicomFactory:
+        configuration = self._configuration
+        root = Path(os.path.abspath(server.store))
+        store = self._stores.get(root)
+        if store is None:
+            store = DirectoryStore(root, Durability(server.durability), OnDuplicate(server.on_duplicate))
+            self._stores[root] = store
+        remotes = tuple(
+            access.Remote(
+                ae_title=remote.aet,
+                host=remote.host,
+                port=remote.port,
+                tls=remote.tls,
+                check_host=remote.check_host,
+                no_implementation_version_name=remote.no_implementation_version_name,
+                enforce_default_transfer_syntax=remote.enforce_default_transfer_syntax,
+            )
+            for remote in configuration.remotes
+        )
+        entity = ApplicationEntity(
+            access=access.AccessPolicy(
+                ae_title=server.aet,
+                remotes=remotes,
+                accept_any_ae=server.accept_any_ae or accepts_any_by_default(server, configuration),
+                accept_any_called_ae=server.accept_any_called_ae,
+            ),
+            registry=ServiceRegistry(
+                [Verification(), Storage(store, accept_unknown=server.accept_unknown_sop_classes)]
+            ),
+            disk=self._disk,
+            maximum_length=server.max_pdu,
+            no_implementation_version_name=server.no_implementation_version_name,
+            enforce_default_transfer_syntax=server.enforce_default_transfer_syntax,
+            preferred_transfer_syntaxes=server.prefer_transfer_syntax,
+        )
+        limits = Limits(
+            artim_timeout=server.artim_timeout,
+            dimse_timeout=server.dimse_timeout,
+            idle_timeout=server.idle_timeout,
+            max_associations=server.max_associations,
+        )
+        return DicomFactory(entity, limits, self._reactor, _resolve)
+
+    # -- start
+
+    def privilegedStartService(self) -> None:
+        """Open the ports, as root if need be; what is made for the server belongs to whom it will run as."""
+        super().privilegedStartService()
+        try:
+            for server, factory in zip(self._configuration.servers, self.factories, strict=True):
+                self._make_store(server)
+                for description, endpoint in self._endpoints(server):
+                    self._listen(description, endpoint, factory)
+        except StartError as error:
+            self._give_up(str(error))
+        self._listening = True
+
+    def startService(self) -> None:
+        """Clean up after earlier runs and begin."""
+        if not self._listening:
+            self.privilegedStartService()
+        super().startService()
+        try:
+            self._prepare_stores()
+        except StartError as error:
+            self._give_up(str(error))
+        self._threads.start()
+        for server in self._configuration.servers:
+            for line in describe(server, self._configuration):
+                self.log.info("{line}", line=line)
+            for line in warnings_of(server, self._configuration):
+                self.log.warn("{line}", line=line)
+        self._reactor.callWhenRunning(self._catch_signals)
+
+    def _make_store(self, server: Server) -> None:
+        store = Path(os.path.abspath(server.store))
+        try:
+            if not store.exists():
+                store.mkdir(mode=0o700, parents=True)
+                if self._process.owner is not None:
+                    os.chown(store, *self._process.owner)
+        except OSError as error:
+            raise StartError(f"cannot make the store {store}: {error.strerror}") from None
+
+    def _prepare_stores(self) -> None:
+        for store in self._stores.values():
+            try:
+                removed = store.prepare()
+            except OSError as error:
+                raise StartError(f"cannot use the store {store.root}: {error.strerror}") from None
+            if removed:
+                self.log.info(
+                    "removed {removed} half-received objects from {root}",
+                    removed=removed,
+                    root=str(store.root),
+                )
+
+    def _endpoints(self, server: Server) -> list[tuple[str, IStreamServerEndpoint]]:
+        endpoints: list[tuple[str, IStreamServerEndpoint]] = []
+        if server.port is not None:
+            where = f"port {server.port}"
+            arguments = {"port": server.port, "backlog": _BACKLOG, "interface": server.interface}
+            if server.tls:
+                context = self._context_factory(server)
+                endpoints.append(
+                    (where, SSL4ServerEndpoint(self._reactor, sslContextFactory=context, **arguments))
+                )
+            else:
+                endpoints.append((where, TCP4ServerEndpoint(self._reactor, **arguments)))
+        for text in server.listen:
+            try:
+                endpoints.append((text, serverFromString(self._reactor, text)))
+            except Exception as error:  # an endpoint's parser is a plugin and may raise anything
+                raise StartError(f"--listen takes a Twisted server endpoint, not {text!r}: {error}") from None
+        return endpoints
+
+    def _context_factory(self, server: Server) -> tls.ContextFactory:
+        try:
+            if server.tls_cert is None:
+                directory = state_directory(server)
+                cert, key = tls.make_self_signed(directory, self._process.owner)
+            else:
+                cert, key = server.tls_cert, server.tls_key or server.tls_cert
+            factory = tls.ContextFactory(tls_files(server, cert, key))
+        except OSError as error:
+            raise StartError(f"cannot make a certificate in {error.filename}: {error.strerror}") from None
+        except tls.TLSError as error:
+            raise StartError(str(error)) from None
+        self.log.info(
+            "TLS certificate {cert}, SHA-256 fingerprint {fingerprint}",
+            cert=str(cert),
+            fingerprint=tls.fingerprint(cert),
+        )
+        return factory
+
+    def _listen(self, description: str, endpoint: IStreamServerEndpoint, factory: DicomFactory) -> None:
+        faults: list[Failure] = []
+        endpoint.listen(factory).addCallbacks(self._ports.append, faults.append)
+        for fault in faults:
+            raise StartError(_why_not(description, fault.value))
+
+    def _give_up(self, why: str) -> NoReturn:
+        """End the process with one line on standard error, and leave no pid file behind."""
+        self.log.critical("{why}", why=why)
+        if self._process.daemon:
+            raise StartError(why)  # twistd hands it to the parent, which is still at the terminal
+        if self._process.pidfile:
+            try:
+                os.unlink(self._process.pidfile)
+            except OSError:
+                pass
+        # twistd has redirected sys.stderr into its log.
+        print(f"dicom: {why}", file=sys.__stderr__, flush=True)
+        raise SystemExit(1)
+
+    # -- stop
+
+    def _catch_signals(self) -> None:
+        """The first SIGTERM or SIGINT drains, the second ends at once."""
+        if self._reactor is not sys.modules.get("twisted.internet.reactor"):
+            return  # a test's
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self._reactor.callFromThread(self._terminate))
+
+    def _terminate(self) -> None:
+        if self._stopping:
+            self.log.warn("stopping now")
+            self._abort("the server stops")
+        else:
+            self._reactor.stop()
+
+    def _abort(self, why: str) -> None:
+        for factory in self.factories:
+            factory.abort(why)
+
+    def stopService(self) -> Deferred[Any]:
+        """Stop listening, let associations finish until the deadline, then abort what is left."""
+        super().stopService()
+        self._stopping = True
+        ports, self._ports = self._ports, []
+        waiting: list[Deferred[Any]] = [maybeDeferred(port.stopListening) for port in ports]
+        deadlines = []
+        count = sum(len(factory.associations) for factory in self.factories)
+        if count:
+            self.log.info("waiting for {count} associations to end", count=count)
+        for server, factory in zip(self._configuration.servers, self.factories, strict=True):
+            waiting.append(factory.drain())
+            deadlines.append(self._reactor.callLater(server.drain_timeout, factory.abort, "the server stops"))
+
+        def stopped(result: object) -> None:
+            for deadline in deadlines:
+                if deadline.active():
+                    deadline.cancel()
+            if self._threads.started:
+                self._threads.stop()  # waits for what is being committed
+            for store in self._stores.values():
+                store.close()
+
+        return DeferredList(waiting).addBoth(stopped)
+
+
+def accepts_any_by_default(server: Server, configuration: Configuration) -> bool:
+    """PMOD's box is checked by default only while no remote is configured."""
+    return not configuration.remotes and not server.known_ae_only
+
+
+def state_directory(server: Server) -> Path:
+    """Where a server keeps what it makes for itself."""
+    if server.state_dir is not None:
+        return server.state_dir
+    from_systemd = os.environ.get("STATE_DIRECTORY", "").split(":")[0]
+    return Path(from_systemd) if from_systemd else server.store / ".state"
+
+
+def tls_files(server: Server, cert: Path, key: Path) -> tls.TLSFiles:
+    """What TLS on a server's port is made of."""
+    verify = server.tls_verify or ("none" if server.tls_ca is None else "required")
+    return tls.TLSFiles(cert=cert, key=key, ca=server.tls_ca, verify=verify, profile=server.tls_profile)
+
+
+def describe(server: Server, configuration: Configuration) -> list[str]:
+    """What a server will do, in words."""
+    places = [] if server.port is None else [f"{'ssl' if server.tls else 'tcp'}:{server.port}"]
+    places += server.listen
+    any_ae = server.accept_any_ae or accepts_any_by_default(server, configuration)
+    lines = [
+        f"AE title {server.aet} on {', '.join(places)}",
+        f"objects go to {server.store}, durability {server.durability}, on duplicate {server.on_duplicate}",
+        f"associations are accepted from {'any AE title' if any_ae else 'configured remotes only'}",
+    ]
+    if server.tls:
+        profile = tls.PROFILES[server.tls_profile]
+        verify = tls_files(server, Path(), Path()).verify
+        lines.append(f"TLS profile {profile.title} (PS3.15 {profile.section}), client certificates: {verify}")
+    if server.no_implementation_version_name:
+        lines.append("the implementation version name is not sent")
+    if server.enforce_default_transfer_syntax:
+        lines.append("Implicit VR Little Endian is enforced")
+    lines += [
+        f"remote {remote.aet} at {remote.host or 'any host'}"
+        + (f":{remote.port}" if remote.port else "")
+        + (", from there only" if remote.check_host else "")
+        for remote in configuration.remotes
+    ]
+    return lines
+
+
+def warnings_of(server: Server, configuration: Configuration) -> list[str]:
+    """What an operator should think about."""
+    found = []
+    if accepts_any_by_default(server, configuration) and not server.accept_any_ae:
+        found.append("no remote is configured: C-ECHO and C-STORE are accepted from anyone")
+    if not configuration.remotes and server.known_ae_only:
+        found.append("only known AEs are accepted and none is configured: nobody is accepted")
+    if server.durability == Durability.RELAXED.value:
+        found.append("durability is relaxed: a power cut may take objects that were acknowledged")
+    if server.tls and tls.PROFILES[server.tls_profile].warning:
+        found.append(f"tls-profile {server.tls_profile}: {tls.PROFILES[server.tls_profile].warning}")
+    return found
+
+
+def _resolve(names: frozenset[str]) -> Deferred[frozenset[str]]:
+    """The addresses of host names, looked up in a thread of the reactor's, which the disk does not share."""
+
+    def look_up() -> frozenset[str]:
+        addresses = set()
+        for name in names:
+            try:
+                addresses |= {str(entry[4][0]) for entry in socket.getaddrinfo(name, None)}
+            except OSError:
+                pass  # then it is nobody's address
+        return frozenset(addresses)
+
+    return deferToThread(look_up)
+
+
+def _why_not(description: str, error: BaseException | None) -> str:
+    """Why an endpoint cannot be listened on, and what to do."""
+    cause = error.socketError if isinstance(error, CannotListenError) else error
+    number = getattr(cause, "errno", None)
+    if number == errno.EACCES and description.startswith(("port ", "tcp:", "ssl:")):
+        return (
+            f"cannot listen on {description}: permission denied. Use a port above 1024, or start as root "
+            "with twistd --uid and --gid, which opens the port first and then drops root"
+        )
+    if number == errno.EADDRINUSE:
+        return f"cannot listen on {description}: another program listens there"
+    return f"cannot listen on {description}: {os.strerror(number) if number else error}"

@@ -1,0 +1,156 @@
+"""PS3.4: service classes, one file each, and the registry that the association asks for them.
+
+To add one, derive from `ServiceClass`, name its `abstract_syntaxes` and write a method named after each
+operation it performs, as in `verification`; then put it into the `ServiceRegistry` that the server is given.
+This module is the interface, which `association` uses; it never learns of a particular service class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from typing import Protocol
+
+from dicomtw import uids
+from dicomtw.dimse import status
+from dicomtw.dimse.messages import MESSAGE_TYPES, Command, MessageType
+from dicomtw.errors import DimseError
+from dicomtw.storage import DataSetSink
+from dicomtw.ul.negotiation import AcceptedContext, Offer
+
+#: A data set that is no object to store is kept in memory up to this, in bytes: identifiers, attribute lists.
+MAXIMUM_DATA_SET = 1 << 20
+
+#: Transfer syntaxes of services that read the data sets they get.
+UNCOMPRESSED = (
+    uids.EXPLICIT_VR_LITTLE_ENDIAN,
+    uids.IMPLICIT_VR_LITTLE_ENDIAN,
+    uids.EXPLICIT_VR_BIG_ENDIAN,
+)
+
+
+class Operation(Protocol):
+    """One request that a service performs, as the service sees it."""
+
+    @property
+    def request(self) -> Command:
+        """What is asked for."""
+
+    @property
+    def context(self) -> AcceptedContext:
+        """The presentation context it is asked in."""
+
+    @property
+    def calling_ae_title(self) -> str:
+        """Who asks."""
+
+    @property
+    def called_ae_title(self) -> str:
+        """Whom they called."""
+
+    @property
+    def sink(self) -> DataSetSink:
+        """What `ServiceClass.data_set_sink` returned; complete when the operation's method is called."""
+
+    def commit(self) -> Awaitable[None]:
+        """Commit the sink, off the reactor thread if that takes long."""
+
+
+class MemorySink:
+    """Keeps a data set in memory, up to `MAXIMUM_DATA_SET` bytes."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+
+    def write(self, fragments: Sequence[memoryview]) -> None:
+        for fragment in fragments:
+            if len(self.data) + len(fragment) > MAXIMUM_DATA_SET:
+                raise DimseError(status.OUT_OF_RESOURCES, f"data set of more than {MAXIMUM_DATA_SET} bytes")
+            self.data += fragment
+
+    def commit(self, may_block: bool = True) -> None:
+        pass
+
+    def discard(self) -> None:
+        self.data.clear()
+
+
+#: Performs an operation and returns its status; raises `DimseError` for one with a comment.
+Perform = Callable[[Operation], Awaitable[int]]
+
+
+class ServiceClass:
+    """One service class in the SCP role.
+
+    An operation is performed by the coroutine method named after it (`c_echo`, `c_store`, `n_get` ...), which
+    gets an `Operation` and returns a status.
+    """
+
+    #: The SOP classes it serves.
+    abstract_syntaxes: Collection[str] = ()
+    #: The transfer syntaxes it takes them in.
+    transfer_syntaxes: Collection[str] = UNCOMPRESSED
+
+    def accepts(self, abstract_syntax: str) -> bool:
+        """Whether it also serves a SOP class that no service class names."""
+        return False
+
+    def offer(self, abstract_syntax: str) -> Offer:
+        """What is negotiated for a SOP class it serves."""
+        return Offer(self.transfer_syntaxes)
+
+    def data_set_sink(self, operation: Operation) -> DataSetSink:
+        """Where the data set of a request goes; asked when its command is complete.
+
+        Raises `DimseError` to refuse the request: the data set is then passed over and this the answer.
+        """
+        return MemorySink()
+
+    def operations(self) -> Mapping[MessageType, Perform]:
+        """The methods of this service by the request they perform."""
+        names = {
+            message_type: message_type.name.removesuffix("-RQ").lower().replace("-", "_")
+            for message_type in MESSAGE_TYPES.values()
+            if not message_type.is_response
+        }
+        return {
+            message_type: getattr(self, name) for message_type, name in names.items() if hasattr(self, name)
+        }
+
+
+class ServiceRegistry:
+    """The service classes of a server. The first one that names a SOP class serves it."""
+
+    def __init__(self, services: Iterable[ServiceClass]) -> None:
+        self._services = tuple(services)
+        self._by_abstract_syntax: dict[str, ServiceClass] = {}
+        for service in self._services:
+            for abstract_syntax in service.abstract_syntaxes:
+                self._by_abstract_syntax.setdefault(abstract_syntax, service)
+        self._operations = {service: service.operations() for service in self._services}
+
+    def service(self, abstract_syntax: str) -> ServiceClass | None:
+        """Who serves `abstract_syntax`."""
+        named = self._by_abstract_syntax.get(abstract_syntax)
+        if named is not None:
+            return named
+        if not uids.is_valid_uid(abstract_syntax):
+            return None
+        return next((service for service in self._services if service.accepts(abstract_syntax)), None)
+
+    def offer(self, abstract_syntax: str) -> Offer | None:
+        """What to negotiate for `abstract_syntax`."""
+        service = self.service(abstract_syntax)
+        return None if service is None else service.offer(abstract_syntax)
+
+    def perform(self, abstract_syntax: str, request: MessageType) -> tuple[ServiceClass, Perform]:
+        """Who performs `request` in a context for `abstract_syntax`, and how (PS3.7 Annex C.5).
+
+        Raises `DimseError`: 0122H where the operation belongs to another SOP class, 0211H where to none.
+        """
+        service = self.service(abstract_syntax)
+        perform = None if service is None else self._operations[service].get(request)
+        if service is not None and perform is not None:
+            return service, perform
+        if any(request in operations for operations in self._operations.values()):
+            raise DimseError(status.SOP_CLASS_NOT_SUPPORTED, f"no {request.name} in this context")
+        raise DimseError(status.UNRECOGNIZED_OPERATION, f"{request.name} is not performed here")

@@ -1,0 +1,100 @@
+"""The one log line that each connection leaves: who, from where, what was agreed and done, how it ended."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from OpenSSL import SSL
+from twisted.logger import Logger, LogLevel
+from twisted.python.failure import Failure
+
+from dicomtw import uids
+from dicomtw.association import Association
+
+_log = Logger(namespace="dicomtw.association")
+
+#: Names of one kind that the line tells; the JSON fields have them all.
+_NAMES = 5
+
+#: What OpenSSL says when the peer did not speak TLS, or not with us, and what that means.
+_TLS_FAULTS = {
+    "wrong version number": "the peer does not speak TLS",
+    "packet length too long": "the peer does not speak TLS",
+    "http request": "the peer speaks HTTP",
+    "unsupported protocol": "no TLS version in common",
+    "no shared cipher": "no cipher suite in common",
+    "peer did not return a certificate": "the peer has no certificate and one is required",
+}
+
+
+def log_summary(association: Association, *, peer: str, tls: str, seconds: float, ended: str) -> None:
+    """Log the line, with its fields for machines as the event's `association`. Not a word about patients."""
+    refused = [
+        f"{uids.name_of(context.abstract_syntax)} (result {context.result:d}: {context.why})"
+        for context in association.refused
+    ]
+    accepted = sorted({uids.name_of(context.abstract_syntax) for context in association.accepted.values()})
+    failures = {f"{code:04X}H": count for code, count in sorted(association.failures.items())}
+    fields: dict[str, Any] = {
+        "calling": association.calling_ae_title,
+        "called": association.called_ae_title,
+        "peer": peer,
+        "tls": tls,
+        "accepted": accepted,
+        "refused": refused,
+        "objects": association.operations["C-STORE"],
+        "echoes": association.operations["C-ECHO"],
+        "failures": failures,
+        "bytes": association.data_set_bytes,
+        "seconds": round(seconds, 3),
+        "odd_lengths": association.provider.odd_lengths,
+        "ended": ended,
+    }
+    parts = [_who(fields)]
+    if accepted or refused:
+        agreed = f"{len(association.accepted)} contexts accepted{_abridged(accepted)}"
+        parts.append(f"{agreed}, {len(refused)} refused{_abridged(refused)}")
+        done = f"{fields['objects']} objects, {fields['bytes']} bytes, {fields['echoes']} echoes"
+        if failures:
+            done += ", failed: " + ", ".join(f"{count} x {code}" for code, count in failures.items())
+        if fields["odd_lengths"]:
+            done += ", fragments of odd length"
+        parts.append(done)
+    parts += [f"{seconds:.3f} s", ended]
+    orderly = ended == "released" and not failures
+    level = LogLevel.info if orderly else LogLevel.warn
+    _log.emit(level, "{summary}", summary="; ".join(parts), association=fields)
+
+
+def _who(fields: dict[str, Any]) -> str:
+    who = str(fields["peer"])
+    if fields["calling"] or fields["called"]:
+        who += f" {fields['calling']!r} to {fields['called']!r}"  # repr: a title may hold anything
+    return who + (f" over {fields['tls']}" if fields["tls"] else "")
+
+
+def _abridged(names: list[str]) -> str:
+    if not names:
+        return ""
+    more = f" and {len(names) - _NAMES} more" if len(names) > _NAMES else ""
+    return f" ({', '.join(names[:_NAMES])}{more})"
+
+
+def tls_of(transport: Any) -> str:
+    """TLS version and cipher suite of a connection, wrapped or not; empty if it is plain."""
+    while transport is not None:
+        handle = getattr(transport, "getHandle", lambda: None)()
+        if isinstance(handle, SSL.Connection):
+            return f"{handle.get_protocol_version_name()} {handle.get_cipher_name()}"
+        transport = getattr(transport, "transport", None)
+    return ""
+
+
+def tls_fault(reason: Failure) -> str:
+    """Why a TLS connection failed, in words; empty if that is not what `reason` is about."""
+    error = reason.value
+    if not isinstance(error, SSL.Error):
+        return ""
+    said = "; ".join(str(entry[-1]) for entry in (error.args[0] if error.args else ()) if entry)
+    hint = next((meaning for phrase, meaning in _TLS_FAULTS.items() if phrase in said), "")
+    return f"TLS failed: {said or 'closed in the handshake'}" + (f" ({hint})" if hint else "")

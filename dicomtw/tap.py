@@ -1,0 +1,162 @@
+"""``twistd dicom``: its options and its service. Nothing here imports the reactor before it is needed."""
+
+from __future__ import annotations
+
+import pwd
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from twisted.application.service import IService
+from twisted.python import usage
+
+from dicomtw.config import (
+    FLAG,
+    ConfigError,
+    Configuration,
+    Remote,
+    Server,
+    configure,
+    parse_remote,
+    settings_of,
+)
+
+_SETTINGS = settings_of(Server)
+
+
+def _parameters() -> list[list[Any]]:
+    return [
+        [name, None, None, f"{setting.metadata['meaning']}{_default(setting.default)}"]
+        for name, setting in _SETTINGS.items()
+        if setting.metadata["kind"] is not FLAG and not setting.metadata["many"]
+    ]
+
+
+def _default(value: Any) -> str:
+    return "" if value in (None, "") else f" [default: {value}]"
+
+
+class Options(usage.Options):
+    """The options of contract and config file; those that may be repeated are the `opt_` methods."""
+
+    synopsis = "[options]"
+    optFlags = [
+        *(
+            [name, None, setting.metadata["meaning"]]
+            for name, setting in _SETTINGS.items()
+            if setting.metadata["kind"] is FLAG
+        ),
+        ["check", None, "Validate the configuration, say what it means, and exit."],
+    ]
+    optParameters = [
+        *_parameters(),
+        ["config", None, None, "TOML file with [[server]] and [[remote]] tables; the command line wins."],
+        ["log-format", None, None, "text, or json for one JSON object per line [default: text]"],
+    ]
+
+    configuration: Configuration
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._remotes: list[Remote] = []
+        self._many: dict[str, list[str]] = {}
+
+    def opt_listen(self, endpoint: str) -> None:
+        """Listen on any Twisted server endpoint string; may be repeated."""
+        self._many.setdefault("listen", []).append(endpoint)
+
+    def opt_prefer_transfer_syntax(self, uid: str) -> None:
+        """Choose this transfer syntax where it is offered, before others; may be repeated."""
+        self._many.setdefault("prefer_transfer_syntax", []).append(uid)
+
+    def opt_remote(self, text: str) -> None:
+        """A known remote, AET@HOST:PORT[,tls][,check-host][,no-version][,default-transfer-syntax]; may be
+        repeated.
+        """
+        try:
+            self._remotes.append(parse_remote(text))
+        except ConfigError as fault:
+            raise usage.UsageError(f"--remote {fault}") from None
+
+    def parseOptions(self, options: Sequence[str] | None = None) -> None:
+        """As PMOD's users write them: one dash will do (``-tls``). A fault is one line, and exit status 1."""
+        words = list(sys.argv[1:] if options is None else options)
+        try:
+            super().parseOptions([*map(self._two_dashes, words)])
+        except usage.UsageError as fault:
+            _fail(str(fault))
+
+    def _two_dashes(self, word: str) -> str:
+        name = word[1:].partition("=")[0]
+        is_long = len(name) > 1 and (name in self.longOpt or f"{name}=" in self.longOpt)
+        return f"-{word}" if word.startswith("-") and is_long else word
+
+    def parseArgs(self, *args: str) -> None:
+        if args:
+            raise usage.UsageError(f"dicom takes options only, not {args[0]!r}")
+
+    def postOptions(self) -> None:
+        chosen: dict[str, Any] = dict(self._many)
+        for name, setting in _SETTINGS.items():
+            if setting.metadata["many"] or not self[name]:
+                continue
+            kind = setting.metadata["kind"]
+            try:
+                chosen[setting.name] = True if kind is FLAG else kind.parse(self[name])
+            except ValueError:
+                raise usage.UsageError(f"--{name} takes {kind.takes}, not {self[name]!r}") from None
+        path = Path(self["config"]) if self["config"] else None
+        try:
+            self.configuration = configure(path, chosen, tuple(self._remotes), self["log-format"])
+        except ConfigError as fault:
+            raise usage.UsageError(str(fault)) from None
+        if self["check"]:
+            self._check()
+        if self.configuration.log_format == "json":
+            self._log_json()
+
+    def _check(self) -> NoReturn:
+        from dicomtw.check import check
+
+        faults = check(self.configuration)
+        for fault in faults:
+            print(f"dicom: {fault}", file=sys.stderr)
+        raise SystemExit(1 if faults else 0)
+
+    def _log_json(self) -> None:
+        """Choose the log observer of the twistd or twist around us."""
+        from dicomtw.jsonlog import file_log_observer, observer_for_twistd
+
+        parent = getattr(self, "parent", None)
+        if parent is None:
+            return
+        if "fileLogObserverFactory" in parent:  # twist
+            parent["fileLogObserverFactory"] = file_log_observer
+        elif not parent["logger"]:
+            parent["logger"] = observer_for_twistd(parent)
+
+
+def _fail(why: str) -> NoReturn:
+    print(f"dicom: {why}", file=sys.stderr)
+    raise SystemExit(1)
+
+
+def makeService(options: Options) -> IService:
+    """The service of a parsed command line."""
+    from twisted.internet import reactor
+
+    from dicomtw.service import DicomService, Process
+
+    parent = getattr(options, "parent", None) or {}
+    uid, gid = parent.get("uid"), parent.get("gid")
+    owner = None
+    if uid is not None:
+        owner = (uid, gid if gid is not None else pwd.getpwuid(uid).pw_gid)
+    process = Process(
+        owner=owner,
+        pidfile=parent.get("pidfile"),
+        daemon="nodaemon" in parent and not parent["nodaemon"],
+    )
+    service: IService = DicomService(options.configuration, reactor, process)
+    return service
