@@ -1,0 +1,193 @@
+"""Imports run one way: every file of the package is parsed and each import held against the arrow."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+import dicomtw
+
+PACKAGE = Path(dicomtw.__file__).parent
+PLUGIN = PACKAGE.parent / "twisted" / "plugins" / "dicomtw_plugin.py"
+
+#: Who may import what of the package. A name stands for a module, or for a package and all that is in it;
+#: "services/__init__" is that module alone.
+GROUND = ("errors", "uids", "ae_title")
+ARROW: dict[str, tuple[str, ...]] = {
+    "__init__": (),
+    "errors": (),
+    "uids": (),
+    "ae_title": (),
+    "ul": (*GROUND, "ul"),
+    "dimse": (*GROUND, "ul", "dimse"),
+    "storage": ("errors", "uids", "storage"),
+    "services/__init__": (*GROUND, "ul.negotiation", "dimse", "storage"),
+    "services": (*GROUND, "ul.negotiation", "dimse", "storage", "services"),
+    "security": (*GROUND, "ul.pdu", "security"),
+    "feed": (*GROUND, "storage"),
+    "association": (*GROUND, "ul", "dimse", "storage", "services/__init__", "security.access", "feed"),
+    "summary": (*GROUND, "association"),
+    "protocol": (*GROUND, "ul", "association", "summary"),
+    "jsonlog": (),
+    "config": (*GROUND, "security.tls", "storage"),
+    "testing": (*GROUND, "ul", "dimse", "storage", "services", "security", "feed", "association", "protocol"),
+    "service": (*GROUND, "storage", "services", "security", "feed", "association", "protocol", "config"),
+    "check": ("security", "config", "service"),
+    "tap": ("config", "check", "jsonlog", "service"),
+}
+
+#: What knows nothing of Twisted.
+WITHOUT_TWISTED = (*GROUND, "ul", "dimse", "storage", "services", "security", "config")
+
+
+def name_of(path: Path) -> str:
+    """A file's module as the tables above write it: ``ul.pdu``, ``services/__init__``."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return "/".join(parts) if parts[-1] == "__init__" else ".".join(parts)
+
+
+MODULES = {name_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def imports(path: Path) -> Iterator[tuple[int, str]]:
+    """Line and absolute name of everything that a file imports, wherever in it the import stands."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            module = "." * node.level + (node.module or "")
+            yield from ((node.lineno, f"{module}.{alias.name}") for alias in node.names)
+
+
+def own(name: str) -> str | None:
+    """The module of this package that an imported name is, or comes from; None for other packages."""
+    if name != "dicomtw" and not name.startswith("dicomtw."):
+        return None
+    inner = name.removeprefix("dicomtw").removeprefix(".")
+    for module in (inner, inner.rpartition(".")[0]):
+        if module in MODULES:
+            return module
+        package = f"{module.replace('.', '/')}/__init__".removeprefix("/")
+        if package in MODULES:
+            return package
+    raise AssertionError(f"{name} is nothing of the package")
+
+
+def within(module: str, name: str) -> bool:
+    """Whether `module` is what `name` stands for in the tables above."""
+    return module == name or module.startswith((f"{name}.", f"{name}/"))
+
+
+def run(script: str) -> str:
+    """What a script prints in an interpreter of its own, where warnings are errors."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        cwd=PACKAGE.parent,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+class LayerTests(SynchronousTestCase):
+    def test_arrow(self) -> None:
+        """No file imports against the arrow."""
+        faults = []
+        for module, path in MODULES.items():
+            rule = next(rule for rule in ARROW if within(module, rule))
+            for line, name in imports(path):
+                found = own(name)
+                if found is not None and not any(within(found, allowed) for allowed in ARROW[rule]):
+                    faults.append(f"{path}:{line}: {module} imports {found}")
+        self.assertEqual(faults, [])
+
+    def test_every_module_has_its_place(self) -> None:
+        """Each module of the package is in the table, and each row of the table is about one."""
+        homeless = [name for name in MODULES if not any(within(name, rule) for rule in ARROW)]
+        self.assertEqual(homeless, [])
+        self.assertEqual([rule for rule in ARROW if not any(within(name, rule) for name in MODULES)], [])
+
+    def test_absolute(self) -> None:
+        """Imports are absolute, so that a name says where it comes from."""
+        relative = [(name, line) for name, path in MODULES.items() for line, _ in _relative(path)]
+        self.assertEqual(relative, [])
+
+    def test_without_twisted(self) -> None:
+        """The protocol, the files, the services and the security rules know nothing of Twisted."""
+        faults = [
+            f"{path}:{line}: {name}"
+            for module, path in MODULES.items()
+            if any(within(module, part) for part in WITHOUT_TWISTED)
+            for line, name in imports(path)
+            if name.partition(".")[0] in ("twisted", "zope", "automat")
+        ]
+        self.assertEqual(faults, [])
+
+    def test_no_back_door(self) -> None:
+        """Nothing is imported for type checkers only: an annotation is a dependency too."""
+        users = [
+            f"{path}:{line}"
+            for path in MODULES.values()
+            for line, name in imports(path)
+            if name == "typing.TYPE_CHECKING"
+        ]
+        self.assertEqual(users, [])
+
+    def test_kit_is_for_tests(self) -> None:
+        """No module of the server uses the in-memory kit or the test tools of others."""
+        tools = ("dicomtw.testing", "unittest", "twisted.trial", "hypothesis", "pytest")
+        faults = [
+            f"{path}:{line}: {name}"
+            for module, path in MODULES.items()
+            if module != "testing"
+            for line, name in imports(path)
+            if name.startswith(tools)
+        ]
+        self.assertEqual(faults, [])
+
+    def test_plugin(self) -> None:
+        """The plugin file, which every twistd of the machine imports, imports ServiceMaker alone."""
+        self.assertEqual([name for _, name in imports(PLUGIN)], ["twisted.application.service.ServiceMaker"])
+        self.assertFalse((PLUGIN.parent / "__init__.py").exists(), "it would hide Twisted's own plugins")
+
+
+def _relative(path: Path) -> list[tuple[int, str]]:
+    return [(line, name) for line, name in imports(path) if name.startswith(".")]
+
+
+class ImportTimeTests(SynchronousTestCase):
+    def test_package(self) -> None:
+        """Importing the package imports nothing else of it, nor Twisted."""
+        script = (
+            "import sys, dicomtw\n"
+            "print([name for name in sys.modules if name.startswith(('dicomtw.', 'twisted'))])"
+        )
+        self.assertEqual(run(script), "[]\n")
+
+    def test_options(self) -> None:
+        """Reading the command line installs no reactor and does not import pydicom or the service."""
+        script = (
+            "import sys\n"
+            "from dicomtw.tap import Options\n"
+            "Options().parseOptions(['--port=0', '--aet=PMOD', '--remote=SCU@192.0.2.1:104,tls'])\n"
+            "absent = ('twisted.internet.reactor', 'pydicom', 'dicomtw.service', 'dicomtw.testing')\n"
+            "print([name for name in absent if name in sys.modules])"
+        )
+        self.assertEqual(run(script), "[]\n")
+
+    def test_service(self) -> None:
+        """The whole server runs without pydicom, which costs 0.4 s and 20 MiB."""
+        script = (
+            "import sys, dicomtw.service, dicomtw.check, dicomtw.testing\n"
+            "absent = ('pydicom', 'numpy', 'twisted.internet.reactor')\n"
+            "print([name for name in absent if name in sys.modules])"
+        )
+        self.assertEqual(run(script), "[]\n")
