@@ -278,8 +278,9 @@ class Server:
             and self.tls_ca is None,
             "tls-cert, tls-key, tls-ca and tls-verify need tls": not self.tls
             and (self.tls_cert, self.tls_key, self.tls_ca, self.tls_verify) != (None, None, None, None),
-            f"tls-profile {self.tls_profile}: {PROFILES[self.tls_profile].refused}": self.tls
-            and bool(PROFILES[self.tls_profile].refused),
+            f"tls-profile {self.tls_profile}: {PROFILES[self.tls_profile].refused}": bool(
+                PROFILES[self.tls_profile].refused
+            ),
         }
         return [fault for fault, applies in rules.items() if applies]
 

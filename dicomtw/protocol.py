@@ -26,7 +26,7 @@ from dicomtw.association import (
     ApplicationEntity,
     Association,
 )
-from dicomtw.summary import log_summary, tls_fault, tls_of
+from dicomtw.summary import NOTHING_SAID, log_summary, tls_fault, tls_of
 from dicomtw.ul.machine import State
 from dicomtw.ul.pdu import A_ASSOCIATE_RJ
 from dicomtw.ul.provider import Provider
@@ -236,7 +236,7 @@ class DicomProtocol(Protocol):
             peer=self._peer_name(),
             tls=self._tls,
             seconds=self.clock.seconds() - self._began,
-            ended=ended or "closed by the peer before any association",
+            ended=ended or NOTHING_SAID,
         )
 
 

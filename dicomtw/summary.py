@@ -13,6 +13,9 @@ from dicomtw.association import Association
 
 _log = Logger(namespace="dicomtw.association")
 
+#: How a connection ended on which the peer sent nothing, as the probes of load balancers do.
+NOTHING_SAID = "closed by the peer before any association"
+
 #: Names of one kind that the line tells; the JSON fields have them all.
 _NAMES = 5
 
@@ -61,7 +64,7 @@ def log_summary(association: Association, *, peer: str, tls: str, seconds: float
             done += ", fragments of odd length"
         parts.append(done)
     parts += [f"{seconds:.3f} s", ended]
-    orderly = ended == "released" and not failures
+    orderly = not failures and ended in ("released", NOTHING_SAID)
     level = LogLevel.info if orderly else LogLevel.warn
     _log.emit(level, "{summary}", summary="; ".join(parts), association=fields)
 

@@ -82,7 +82,8 @@ class DirectoryStore:
         self.strict = durability is Durability.STRICT
         self.on_duplicate = on_duplicate
         self._incoming = root / INCOMING
-        self._names = (f"{os.getpid()}-{secrets.token_hex(4)}-{number}" for number in itertools.count())
+        self._prefix = f"{os.getpid()}-{secrets.token_hex(4)}"
+        self._numbers = itertools.count()  # threads may share it: next() is atomic
         self._lock_file = -1
         #: Held while a name is looked up and taken, which is quick; never while data is read or synced.
         self._naming = threading.Lock()
@@ -134,7 +135,7 @@ class DirectoryStore:
 
     def temporary_file(self) -> tuple[int, Path]:
         """A new file for a sink, open for reading and writing, and its path."""
-        path = self._incoming / next(self._names)
+        path = self._incoming / f"{self._prefix}-{next(self._numbers)}"
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         return os.open(path, flags, 0o600), path
 
