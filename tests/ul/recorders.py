@@ -19,7 +19,7 @@ from dicomtw.ul.machine import State
 from dicomtw.ul.pdu import ReceivedPDU
 from dicomtw.ul.provider import Provider
 
-#: No deadline, for a busy machine fails no test; no database, for the tests leave nothing behind.
+#: No deadline, for a busy machine fails no test; no database, for a run does not depend on earlier ones.
 modest = settings(deadline=None, max_examples=100, database=None)
 
 

@@ -11,6 +11,7 @@ from dicomtw.errors import AbortReason, ProtocolError
 from dicomtw.ul.items import (
     SUB_ITEM_CLASSES,
     AsynchronousOperationsWindow,
+    ContextResult,
     Cursor,
     ImplementationClassUID,
     ImplementationVersionName,
@@ -23,6 +24,7 @@ from dicomtw.ul.items import (
     SubItem,
     UserIdentityAC,
     UserIdentityRQ,
+    UserIdentityType,
     UserInformation,
 )
 from tests.ul.recorders import modest, octets
@@ -223,6 +225,11 @@ class GoldenTests(SynchronousTestCase):
         self.assertEqual(item.first(MaximumLength), MaximumLength(0))
         self.assertIsNone(item.first(UserIdentityRQ))
         self.assertEqual(item.all(UserIdentityRQ), ())
+
+    def test_values(self) -> None:
+        """Results of a context (PS3.8 Table 9-18) and types of user identity (PS3.7 D.3.3.7.1)."""
+        self.assertEqual([result.value for result in ContextResult], [0, 1, 2, 3, 4])
+        self.assertEqual([identity.value for identity in UserIdentityType], [1, 2, 3, 4, 5])
 
     def test_secrets_stay_out_of_the_repr(self) -> None:
         """A user identity does not show username, passcode or ticket when it is logged."""

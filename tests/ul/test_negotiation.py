@@ -253,6 +253,18 @@ class FixedFieldTests(SynchronousTestCase):
         self.assertEqual(information.first(ImplementationVersionName), expected)
         self.assertEqual(information.first(MaximumLength), MaximumLength(0))
 
+    def test_defaults(self) -> None:
+        """Unless it is told otherwise: the requestor is the SCU alone, the choice is its, one operation."""
+        plain = Acceptor(offer=lambda _: Offer((IMPLICIT, EXPLICIT)), maximum_length=0)
+        rq = request(
+            [ct(EXPLICIT, IMPLICIT)], RoleSelection(CT, True, True), AsynchronousOperationsWindow(9, 9)
+        )
+        agreement = negotiate(rq, plain)
+        self.assertEqual(agreement.accepted[1].transfer_syntax, EXPLICIT)
+        information = agreement.ac.user_information
+        self.assertEqual(information.all(RoleSelection), (RoleSelection(CT, True, False),))
+        self.assertEqual(agreement.operations_window, 1)
+
     def test_not_answered(self) -> None:
         """Common extended negotiation and user identity are not answered here."""
         information = agree(

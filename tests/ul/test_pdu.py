@@ -222,6 +222,12 @@ class GoldenTests(SynchronousTestCase):
         self.assertEqual(set(ABORT_REASONS), {0, 1, 2, 4, 5, 6})
         self.assertEqual(set(ABORT_REASONS), set(AbortReason))
 
+    def test_values(self) -> None:
+        """Results and sources of A-ASSOCIATE-RJ (Table 9-21) and sources of A-ABORT (Table 9-26)."""
+        self.assertEqual([result.value for result in Result], [1, 2])
+        self.assertEqual([source.value for source in Source], [1, 2, 3])
+        self.assertEqual([source.value for source in AbortSource], [0, 2])
+
 
 class LenientTests(SynchronousTestCase):
     def test_reserved_bytes_of_short_pdus(self) -> None:
