@@ -1,0 +1,1 @@
+"""Installing: that ``twistd dicom`` is there, however the package was installed."""
