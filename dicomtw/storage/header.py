@@ -190,12 +190,13 @@ def _inflated(read_at: ReadAt, head: bytes) -> ReadAt:
             if not compressed:
                 compressed = head[consumed : consumed + _WINDOW] or read_at(consumed, _WINDOW)
                 consumed += len(compressed)
-                if not compressed:
-                    break
             try:
-                inflated.extend(inflater.decompress(compressed, _WINDOW))
+                more = inflater.decompress(compressed, _WINDOW)
             except zlib.error as error:
                 raise UnreadableDataSet(f"the data set does not inflate: {error}") from None
+            if not more and not compressed:
+                break  # the stream is cut off
+            inflated.extend(more)
         return bytes(inflated[offset : offset + length])
 
     return read_inflated_at

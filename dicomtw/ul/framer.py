@@ -86,6 +86,13 @@ class Framer:
         """Ignore all further bytes, those of the current chunk too."""
         self._deaf = True
 
+    def pass_over_pdu(self) -> None:
+        """Hand on no more of the PDU that is being received: nobody is left to want it."""
+        if self._pdu_left:
+            self._pdu_left -= len(self._header)
+            self._header.clear()
+            self._pdv_left = self._pdu_left
+
     def receive(self, chunk: bytes) -> None:
         """Take the next bytes of the stream, as `bytes`: the views handed on must not change."""
         try:

@@ -51,7 +51,7 @@ class Acceptor:
     enforce_default_transfer_syntax: bool = False
     #: None leaves item 55H out of the A-ASSOCIATE-AC.
     implementation_version_name: str | None = uids.IMPLEMENTATION_VERSION_NAME
-    #: Operations the requestor may have outstanding, if it asks for a window (PS3.7 D.3.3.3).
+    #: Operations the requestor may have outstanding, if it asks for a window (PS3.7 D.3.3.3); 0: any number.
     operations_window: int = 1
 
 
@@ -160,13 +160,19 @@ def _choose(proposed: tuple[str, ...], offer: Offer, acceptor: Acceptor) -> str 
 
 
 def _window(rq: A_ASSOCIATE_RQ, acceptor: Acceptor) -> AsynchronousOperationsWindow | None:
-    """Answered only when asked for. A proposal of 0 is "any number", and so is an answer of 0."""
+    """Answered only when asked for. We invoke nothing on the requestor in parallel."""
     proposed = rq.user_information.first(AsynchronousOperationsWindow)
     if proposed is None:
         return None
-    invoked = proposed.maximum_number_operations_invoked or acceptor.operations_window
-    performed = proposed.maximum_number_operations_performed or 1
-    return AsynchronousOperationsWindow(min(invoked, acceptor.operations_window), min(performed, 1))
+    return AsynchronousOperationsWindow(
+        _narrower(proposed.maximum_number_operations_invoked, acceptor.operations_window),
+        _narrower(proposed.maximum_number_operations_performed, 1),
+    )
+
+
+def _narrower(one: int, other: int) -> int:
+    """The narrower of two windows, of which 0 is the widest."""
+    return min(one, other) if one and other else one or other
 
 
 def _user_information(
@@ -216,6 +222,8 @@ def accepted_contexts(rq: A_ASSOCIATE_RQ, ac: A_ASSOCIATE_AC) -> dict[int, Accep
     for context in ac.presentation_contexts:
         if context.result != ContextResult.ACCEPTANCE:
             continue
+        if context.context_id in accepted:
+            raise ProtocolError(f"A-ASSOCIATE-AC accepts context {context.context_id} twice")
         proposal = proposed.get(context.context_id)
         if proposal is None:
             raise ProtocolError(

@@ -33,15 +33,18 @@ _PROTOCOL_VERSION = Struct(">Hxx")
 
 
 def _padded(title: str) -> str:
+    if len(title.encode("latin-1")) > 16:
+        raise ValueError(f"AE title {title!r} is longer than 16 characters")
     return title.ljust(16)
+
+
+def _is_32_bytes(pdu: object, field: attrs.Attribute[bytes], value: bytes) -> None:
+    if len(value) != 32:
+        raise ValueError(f"bytes 43-74 are 32, not {len(value)}")
 
 
 def _encode_pdu(pdu_type: int, body: bytes) -> bytes:
     return PDU_HEADER.pack(pdu_type, len(body)) + body
-
-
-def _ae_title(title: str) -> bytes:
-    return title.encode("latin-1")[:16]
 
 
 def _decode_associate(
@@ -79,7 +82,8 @@ class A_ASSOCIATE_RQ:
     user_information: UserInformation = attrs.field(factory=UserInformation)  # item 50H
     application_context_name: str = uids.APPLICATION_CONTEXT_NAME  # item 10H; empty if there was none
     protocol_version: int = 1  # bytes 7-8; bit 0 is version 1
-    reserved: bytes = bytes(32)  # bytes 43-74; an acceptor sends them back
+    #: Bytes 43-74; an acceptor sends them back.
+    reserved: bytes = attrs.field(default=bytes(32), validator=_is_32_bytes)
 
     def encode(self) -> bytes:
         return _encode_pdu(self.pdu_type, _encode_associate(self))
@@ -104,7 +108,7 @@ class A_ASSOCIATE_AC:
     user_information: UserInformation = attrs.field(factory=UserInformation)  # item 50H
     application_context_name: str = uids.APPLICATION_CONTEXT_NAME  # item 10H
     protocol_version: int = 1  # bytes 7-8
-    reserved: bytes = bytes(32)  # bytes 43-74
+    reserved: bytes = attrs.field(default=bytes(32), validator=_is_32_bytes)  # bytes 43-74
 
     def encode(self) -> bytes:
         return _encode_pdu(self.pdu_type, _encode_associate(self))
@@ -129,8 +133,8 @@ def _encode_associate(pdu: A_ASSOCIATE_RQ | A_ASSOCIATE_AC) -> bytes:
     """Bytes 7 on of A-ASSOCIATE-RQ and -AC."""
     body = [
         _PROTOCOL_VERSION.pack(pdu.protocol_version),
-        _ae_title(pdu.called_ae_title),
-        _ae_title(pdu.calling_ae_title),
+        pdu.called_ae_title.encode("latin-1"),
+        pdu.calling_ae_title.encode("latin-1"),
         pdu.reserved,
         encode_item(0x10, pdu.application_context_name.encode("latin-1")),
         *(context.encode() for context in pdu.presentation_contexts),

@@ -38,10 +38,10 @@ _DATA_STATES = (State.Sta6, State.Sta7)
 
 
 class Transport(Protocol):
-    """What a provider needs of the world."""
+    """What a provider needs of the world. None of these calls the provider back before it returns."""
 
     def connect(self) -> None:
-        """Open the transport connection, then call `Provider.transport_connected`."""
+        """Open the transport connection, then call `Provider.connection_confirmation`."""
 
     def write(self, data: bytes) -> None:
         """Send bytes, in one go."""
@@ -111,8 +111,9 @@ class Provider:
 
     def abort_request(self, why: str) -> None:
         """Abort as the service-user; `why` is for our log, it is not sent."""
-        self.fault = self.fault or why
         self._happens(Event.Evt15)
+        self.fault = self.fault or why
+        self._framer.pass_over_pdu()
 
     # -- what the transport tells
 
@@ -131,7 +132,9 @@ class Provider:
         """The transport connection is closed, by whomever. No event if we have closed it: that is Sta1."""
         self._framer.stop()
         if self.state != State.Sta1:
-            if self.state not in (State.Sta2, State.Sta13):
+            if self.state == State.Sta4:
+                self.fault = self.fault or "the connection could not be opened"
+            elif self.state not in (State.Sta2, State.Sta13):
                 self.fault = self.fault or "connection closed by the peer"
             self._happens(Event.Evt17)
 
@@ -162,7 +165,7 @@ class Provider:
         self._happens(event, pdu)
 
     def p_data_received(self) -> bool:
-        if self.state not in _DATA_STATES:
+        if self.state not in _DATA_STATES and self.state != State.Sta13:
             self.fault = self.fault or f"P-DATA-TF in {self.state.name}"
         self._happens(Event.Evt10)
         return self.state in _DATA_STATES

@@ -427,3 +427,9 @@ class AcceptedContextsTests(SynchronousTestCase):
         for answer, words in cases.items():
             fault = self.assertRaises(ProtocolError, self._accepted, answer)
             self.assertEqual(str(fault), words)
+
+    def test_accepted_twice(self) -> None:
+        """One context cannot be accepted twice."""
+        answer = PresentationContextAC(3, 0, IMPLICIT)
+        fault = self.assertRaises(ProtocolError, self._accepted, answer, answer)
+        self.assertEqual(str(fault), "A-ASSOCIATE-AC accepts context 3 twice")

@@ -369,3 +369,19 @@ class RoundTripTests(SynchronousTestCase):
         )
         pdu = A_ASSOCIATE_RQ("STORE", "MODALITY", contexts)
         self.assertEqual(A_ASSOCIATE_RQ.decode(pdu.encode()[6:]).presentation_contexts, contexts)
+
+
+class ConstructorTests(SynchronousTestCase):
+    """What exists can be sent."""
+
+    def test_titles(self) -> None:
+        """An AE title has 16 characters of one byte each at most."""
+        for pdu in (A_ASSOCIATE_RQ, A_ASSOCIATE_AC):
+            for title in ("SEVENTEEN LETTERS", "T\u0142umik"):
+                self.assertRaises(ValueError, pdu, title, "CALLING")
+                self.assertRaises(ValueError, pdu, "CALLED", title)
+
+    def test_reserved(self) -> None:
+        """Bytes 43-74 are 32."""
+        for pdu in (A_ASSOCIATE_RQ, A_ASSOCIATE_AC):
+            self.assertRaises(ValueError, pdu, "CALLED", "CALLING", reserved=bytes(31))

@@ -287,6 +287,18 @@ class FragmentTests(SynchronousTestCase):
         self.assertEqual(tuple(neighbours.fragments), self.FRAGMENTS[:1])
         self.assertEqual(neighbours.sent, [abort(0, 0)])
 
+    def test_garbage_after_an_abort(self) -> None:
+        """Wherever the abort falls between two bytes of a P-DATA-TF, garbage in its rest is passed over."""
+        first = octets("00 00 00 04  01 03  AA BB")
+        stream = octets("04 00") + (len(first) + 12).to_bytes(4, "big") + first + b"\xff" * 12
+        for edge in range(6, 20):
+            neighbours = neighbours_in(State.Sta6)
+            neighbours.provider.bytes_received(stream[:edge])
+            neighbours.provider.abort_request("enough")
+            neighbours.provider.bytes_received(stream[edge:] + RQ_BYTES)
+            # The RQ behind it is found, and answered in Sta13 (AA-7).
+            self.assertEqual(neighbours.sent, [abort(0, 0), abort(2, 2)], edge)
+
     def test_release_requested_meanwhile(self) -> None:
         """A user that asks for the release at a fragment still gets the others: Sta7 has P-DATA."""
         neighbours = neighbours_in(State.Sta6)
