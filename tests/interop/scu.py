@@ -183,6 +183,17 @@ class Scu:
         pass
 
 
+def everything_from(connection: socket.socket) -> bytes:
+    """What comes until the server closes or resets the connection, as bytes."""
+    received = b""
+    try:
+        while data := connection.recv(65536):
+            received += data
+    except ConnectionResetError:
+        pass
+    return received
+
+
 def c_store_rq(sop_instance_uid: str, sop_class_uid: str = CT, message_id: int = 1) -> Command:
     """The command of a C-STORE."""
     return C_STORE_RQ(
