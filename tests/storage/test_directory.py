@@ -1,0 +1,999 @@
+"""The store on a real file system: what it keeps, what it refuses, and what is left when things go wrong."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import io
+import os
+import stat
+import sys
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pydicom
+from twisted.python.monkey import MonkeyPatcher
+from twisted.trial.unittest import SynchronousTestCase
+
+from dicomtw.errors import DimseError
+from dicomtw.storage import WouldBlock, directory
+from dicomtw.storage.directory import DirectorySink, DirectoryStore, Durability, OnDuplicate
+from dicomtw.storage.part10 import FileMeta, read_head
+from tests.storage import (
+    BIG_ENDIAN,
+    CT_IMAGE_STORAGE,
+    DEFLATED,
+    EXPLICIT,
+    IMPLICIT,
+    JPEG_LOSSLESS,
+    UNDEFINED,
+    data_set,
+    element,
+)
+
+UID = "1.2.30"
+#: Where `data_set(UID)` goes.
+NAME = f"1.2.10/1.2.20/{UID}.dcm"
+
+RELAXED = Durability.RELAXED
+
+
+def open_descriptors() -> list[str]:
+    """What this process has open. Opening the listing itself shows up the same way each time."""
+    return sorted(
+        os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if is_open(int(fd))
+    )
+
+
+def is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
+
+
+def views(content: bytes, size: int = 1000) -> list[memoryview]:
+    """`content` in fragments, as they arrive."""
+    whole = memoryview(content)
+    return [whole[at : at + size] for at in range(0, len(content), size)]
+
+
+class Storing(SynchronousTestCase):
+    """A store in a directory of its own."""
+
+    def setUp(self) -> None:
+        self.place = Path(self.mktemp()).absolute()
+        self.place.mkdir()
+        self.root = self.place / "store"
+
+    def store(
+        self, durability: Durability = RELAXED, on_duplicate: OnDuplicate = OnDuplicate.REPLACE
+    ) -> DirectoryStore:
+        store = DirectoryStore(self.root, durability, on_duplicate)
+        store.prepare()
+        self.addCleanup(store.close)
+        return store
+
+    def receive(
+        self,
+        store: DirectoryStore,
+        content: bytes,
+        instance: str = UID,
+        sop_class: str = CT_IMAGE_STORAGE,
+        syntax: str = EXPLICIT,
+    ) -> DirectorySink:
+        """A sink that all of `content` was written to."""
+        sink = store.open(FileMeta(sop_class, instance, syntax, "SENDER", "STORE"))
+        for fragment in views(content):
+            sink.write([fragment])
+        return sink
+
+    def keep(self, store: DirectoryStore, content: bytes, *args: str, **kwargs: str) -> None:
+        self.receive(store, content, *args, **kwargs).commit()
+
+    def files(self) -> dict[str, bytes]:
+        """Every file in the store, but for locks at its top, by its path."""
+        return {
+            str(path.relative_to(self.root)): path.read_bytes()
+            for path in sorted(self.root.rglob("*"))
+            if path.is_file() and not (path.parent == self.root and path.name.startswith("."))
+        }
+
+    def stored(self) -> dict[str, bytes]:
+        """Every data set in the store, by its file's path."""
+        return {name: content[read_head(content).data_set_offset :] for name, content in self.files().items()}
+
+    def assertStatus(self, status: int, function: Callable[..., Any], *arguments: Any) -> DimseError:
+        error = self.assertRaises(DimseError, function, *arguments)
+        self.assertEqual(f"{error.status:04X}", f"{status:04X}")
+        return error
+
+
+class KeepingTests(Storing):
+    def test_path(self) -> None:
+        """An object is kept as Study UID/Series UID/SOP Instance UID.dcm, and nothing else is left."""
+        content = data_set(UID)
+        self.keep(self.store(), content)
+        self.assertEqual(self.stored(), {NAME: content})
+
+    def test_pydicom_reads_it(self) -> None:
+        """Pydicom reads the file, in each transfer syntax, and the data set is what came, byte for byte."""
+        store = self.store()
+        for number, syntax in enumerate((IMPLICIT, EXPLICIT, BIG_ENDIAN, DEFLATED)):
+            instance = f"1.2.30.{number}"
+            content = data_set(instance, b"pixels" * 5000, syntax=syntax)
+            self.keep(store, content, instance, syntax=syntax)
+            path = self.root / f"1.2.10/1.2.20/{instance}.dcm"
+            read = pydicom.dcmread(path)
+            self.assertEqual(read.file_meta.TransferSyntaxUID, syntax)
+            self.assertEqual(read.file_meta.MediaStorageSOPInstanceUID, instance)
+            self.assertEqual(read.file_meta.SourceApplicationEntityTitle, "SENDER")
+            self.assertEqual(read.SOPInstanceUID, instance)
+            self.assertEqual(len(read.PixelData), 30000)
+            whole = path.read_bytes()
+            self.assertEqual(whole[read_head(whole).data_set_offset :], content)
+
+    def test_modes(self) -> None:
+        """Files are readable and writable by their owner alone, whatever the umask."""
+        self.addCleanup(os.umask, os.umask(0))
+        store = self.store()
+        sink = self.receive(store, data_set(UID))
+        modes = [path.stat().st_mode for path in (self.root / ".incoming").iterdir()]
+        sink.commit()
+        self.keep(store, data_set(UID, b"other..."))  # one is superseded
+        modes += [path.stat().st_mode for path in self.root.rglob("*") if path.is_file()]
+        self.assertGreater(len(modes), 3)
+        self.assertEqual({oct(stat.S_IMODE(mode)) for mode in modes}, {oct(0o600)})
+
+    def test_unknown_names(self) -> None:
+        """Without a valid Study or Series UID an object goes to a directory that says so, nowhere else."""
+        hostile = [
+            None,
+            "",
+            "..",
+            ".",
+            "../../x",
+            "/etc",
+            "1/2",
+            "a.b",
+            "1" * 65,
+            "1.2\0.3",
+            "1\\2",
+            "superseded",
+        ]
+        store = self.store()
+        for number, name in enumerate(hostile):
+            study, series, both = (f"1.2.{number}.{kind}" for kind in range(3))
+            self.keep(store, data_set(study, study=name), study)
+            self.keep(store, data_set(series, series=name), series)
+            self.keep(store, data_set(both, study=name, series=name), both)
+            for path in (
+                f"unknown-study/1.2.20/{study}.dcm",
+                f"1.2.10/unknown-series/{series}.dcm",
+                f"unknown-study/unknown-series/{both}.dcm",
+            ):
+                self.assertTrue((self.root / path).is_file(), f"{path} for {name!r}")
+        self.assertEqual(len(self.files()), 3 * len(hostile))
+        self.assertEqual(sorted(path.name for path in self.place.iterdir()), ["store"])
+        top = {path.name for path in self.root.iterdir() if not path.name.startswith(".")}
+        self.assertEqual(top, {"superseded", "unknown-study", "1.2.10"})
+
+    def test_lax_uids(self) -> None:
+        """UIDs with leading zeros or empty components, as archives have them, are kept as they are."""
+        store = self.store()
+        for instance in ("1.02.3", "1..2", ".1", "1.", "...", "0", "1" * 64):
+            self.keep(store, data_set(instance), instance)
+            self.assertTrue((self.root / f"1.2.10/1.2.20/{instance}.dcm").is_file())
+
+    def test_padded_uids(self) -> None:
+        """Padding of the data set's UIDs, by NUL or by space, is no difference to the command's."""
+        content = data_set(UID + ".1", study="1.2.10").replace(b"1.2.30.1", b"1.2.30  ")
+        content = content.replace(b"1.2.10", b"1.2.1 ")
+        self.keep(self.store(), content)
+        self.assertEqual(self.stored(), {f"1.2.1/1.2.20/{UID}.dcm": content})
+
+    def test_names_far_from_the_beginning(self) -> None:
+        """A data set whose UIDs stand behind more than is remembered of it is read back to name it."""
+        content = data_set(UID, middle=element(0x00091010, "OB", bytes(1 << 18)))
+        self.keep(self.store(), content)
+        self.assertEqual(self.stored(), {NAME: content})
+
+    def test_many_fragments(self) -> None:
+        """More fragments in one write than one writev takes are written in order, empty ones among them."""
+        content = data_set(UID, bytes(range(250)) * 40)
+        fragments = views(content, 3)
+        fragments.insert(1024, memoryview(b""))
+        fragments.insert(0, memoryview(b""))
+        self.assertGreater(len(fragments), 3000)
+        sink = self.store().open(FileMeta(CT_IMAGE_STORAGE, UID, EXPLICIT))
+        sink.write(fragments)
+        sink.write([])
+        sink.write([memoryview(b"")] * 2000)
+        sink.commit()
+        self.assertEqual(self.stored(), {NAME: content})
+
+    def test_short_writes(self) -> None:
+        """A write that takes only part of what it is given is followed up."""
+        writev = os.writev
+        content = data_set(UID, bytes(range(250)) * 8)
+        for step in (1, 7, 1000):
+
+            def short(fd: int, buffers: list[Any], step: int = step) -> int:
+                return writev(fd, [b"".join(buffers)[:step]])
+
+            self.patch(os, "writev", short)
+            store = self.store()
+            sink = store.open(FileMeta(CT_IMAGE_STORAGE, UID, EXPLICIT))
+            sink.write(views(content, 50))
+            sink.commit()
+            self.assertEqual(self.stored(), {NAME: content})
+            (self.root / NAME).unlink()
+
+    def test_nothing_visible_before_commit(self) -> None:
+        """Until it is committed an object has no name, and opening a sink does not touch the disk."""
+        store = self.store()
+        sink = store.open(FileMeta(CT_IMAGE_STORAGE, UID, EXPLICIT))
+        self.assertEqual(self.files(), {})
+        sink.write(views(data_set(UID)))
+        (name,) = self.files()
+        self.assertTrue(name.startswith(".incoming/"))
+        sink.commit()
+        self.assertEqual(list(self.files()), [NAME])
+
+    def test_discard(self) -> None:
+        """A discarded data set leaves no trace, however much of it came and however often it is discarded."""
+        store = self.store()
+        before = open_descriptors()
+        for content in (b"", b"1", data_set(UID)):
+            sink = self.receive(store, content)
+            sink.discard()
+            sink.discard()
+            self.assertEqual(self.files(), {})
+        self.assertEqual(open_descriptors(), before)
+
+    def test_discard_after_commit(self) -> None:
+        """To discard what is committed does nothing."""
+        sink = self.receive(self.store(), data_set(UID))
+        sink.commit()
+        sink.discard()
+        self.assertEqual(list(self.files()), [NAME])
+
+
+class PrepareTests(Storing):
+    def test_directories(self) -> None:
+        """The store is made with its parents, and preparing it again changes nothing."""
+        self.root = self.place / "not" / "yet" / "there"
+        self.store()
+        self.store()
+        self.assertLess({".incoming", "superseded"}, {path.name for path in self.root.iterdir()})
+        self.assertEqual(self.files(), {})
+
+    def test_leftovers(self) -> None:
+        """What an earlier run had half received is removed at the start, and nothing else."""
+        store = self.store()
+        self.keep(store, data_set(UID))
+        for instance in ("1.2.31", "1.2.32"):
+            self.receive(store, data_set(instance)[:20], instance)
+        store.close()
+        again = DirectoryStore(self.root, RELAXED)
+        self.addCleanup(again.close)
+        self.assertEqual(again.prepare(), 2)
+        self.assertEqual(list(self.files()), [NAME])
+
+    def test_another_process(self) -> None:
+        """While another process uses the store its half received files are left alone, until it is gone."""
+        self.store().close()
+        other = os.open(self.root / ".lock", os.O_RDWR)
+        fcntl.flock(other, fcntl.LOCK_SH)
+        half = self.root / ".incoming" / "of-the-other"
+        half.write_bytes(b"half")
+        store = DirectoryStore(self.root, RELAXED)
+        self.assertEqual(store.prepare(), 0)
+        self.assertTrue(half.exists())
+        os.close(other)
+        store.close()
+        self.assertEqual(store.prepare(), 1)
+        self.assertFalse(half.exists())
+        store.close()
+
+    def test_lock_is_held(self) -> None:
+        """A prepared store keeps the others from cleaning up until it is closed, twice if need be."""
+        first, second, third = (DirectoryStore(self.root, RELAXED) for _ in range(3))
+        first.prepare()
+        self.receive(first, data_set(UID)[:20])
+        self.assertEqual(second.prepare(), 0)
+        second.close()
+        self.assertEqual(len(self.files()), 1)
+        first.close()
+        first.close()
+        self.assertEqual(third.prepare(), 1)
+        third.close()
+        self.assertEqual(self.files(), {})
+
+    def test_parent_of_another(self) -> None:
+        """That the directory above the store may not be read is no fault: then the store was there before."""
+        self.root.mkdir()
+        open_, parent = os.open, str(self.place)
+
+        def refusing(path: Any, *arguments: Any, **keywords: Any) -> int:
+            if str(path) == parent:
+                raise PermissionError(errno.EACCES, "Permission denied")
+            return open_(path, *arguments, **keywords)
+
+        self.patch(os, "open", refusing)
+        self.assertEqual(self.store(Durability.STRICT).root, self.root)
+
+    def test_no_room_for_a_store(self) -> None:
+        """Where no store can be made the error says so."""
+        self.root.write_bytes(b"a file")
+        self.assertRaises(OSError, DirectoryStore(self.root).prepare)
+
+
+class RefusalTests(Storing):
+    HOSTILE = (
+        *("", ".", "..", "../../x", "../x", "/abs/x", "/", "1/2", "1/../../x", "a", "abc.def", "1.2.3a"),
+        *("1\x00", "1\x00/x", "1.2\n", " 1.2", "1.2 ", "1\\2", "~", "-1", "%2e%2e", "1.2.3;rm", "\uff11.2"),
+        *("\xb2", "\u0661.2", "1" * 65, "1" * 5000, "1.2/" * 20, "con", ".lock", ".incoming/x"),
+    )
+
+    def test_invalid_sop_instance_uids(self) -> None:
+        """A SOP Instance UID that is none is 0117H, and nothing is made, in the store or outside."""
+        store = self.store()
+        before = sorted(self.place.rglob("*"))
+        for instance in self.HOSTILE:
+            meta = FileMeta(CT_IMAGE_STORAGE, instance, EXPLICIT)
+            error = self.assertStatus(0x0117, store.open, meta)
+            self.assertEqual(error.comment, "invalid SOP Instance UID")
+        self.assertEqual(sorted(self.place.rglob("*")), before)
+
+    def test_refusals(self) -> None:
+        """A data set that is not what the command says is A900H, one that is none C000H; nothing is left."""
+        store = self.store()
+        nested = element(0xFFFEE000, "", length=UNDEFINED) + element(0x00081140, "SQ", length=UNDEFINED)
+        deep = element(0x00081140, "SQ", length=UNDEFINED) + nested * 2000
+        cases = [
+            (0xA900, data_set("1.2.31"), EXPLICIT),
+            (0xA900, data_set("1.2.3"), EXPLICIT),
+            (0xA900, data_set(UID + ".1"), EXPLICIT),
+            (0xA900, data_set("../../x"), EXPLICIT),
+            (0xA900, data_set(None), EXPLICIT),
+            (0xA900, data_set(""), EXPLICIT),
+            (0xA900, data_set(UID, sop_class_uid="1.2.840.10008.5.1.4.1.1.4"), EXPLICIT),
+            (0xA900, data_set(UID, sop_class_uid=None), EXPLICIT),
+            (0xA900, data_set(UID, sop_class_uid=""), EXPLICIT),
+            (0xA900, b"", EXPLICIT),
+            (0xA900, b"", IMPLICIT),
+            (0xC000, b"\0", EXPLICIT),
+            (0xC000, bytes(range(255)) * 10, EXPLICIT),
+            (0xC000, bytes(range(255)) * 10, IMPLICIT),
+            (0xC000, b"\xff" * 1000, DEFLATED),
+            (0xC000, b"GET / HTTP/1.1\r\n\r\n", EXPLICIT),
+            (0xC000, data_set(UID)[:20], EXPLICIT),
+            (0xC000, data_set(UID, syntax=IMPLICIT), EXPLICIT),
+            (0xC000, data_set(UID, middle=deep), EXPLICIT),
+        ]
+        descriptors = open_descriptors()
+        for status, content, syntax in cases:
+            sink = self.receive(store, content, syntax=syntax)
+            self.assertStatus(status, sink.commit)
+            sink.discard()
+            self.assertEqual(self.files(), {}, content[:40])
+        self.assertEqual(open_descriptors(), descriptors)
+        self.keep(store, data_set(UID))
+        self.assertEqual(list(self.files()), [NAME])
+
+    def test_comments(self) -> None:
+        """What is said of a refusal fits an Error Comment and has nothing of the data set's text in it."""
+        store = self.store()
+        for content in (data_set("1.2.31"), data_set(UID, sop_class_uid="1.2"), b"Smith^John" * 9):
+            error = self.assertRaises(DimseError, self.receive(store, content).commit)
+            self.assertTrue(error.comment)
+            self.assertNotIn("Smith", error.comment)
+
+    def test_earlier_copy(self) -> None:
+        """A re-send that is refused, discarded or cut off leaves the earlier copy as it was."""
+        store = self.store()
+        self.keep(store, data_set(UID))
+        before, status = self.files(), (self.root / NAME).stat()
+        for content in (b"", b"\xff" * 100, data_set("1.2.31"), data_set(UID)[:30]):
+            self.assertRaises(DimseError, self.receive(store, content).commit)
+        for content in (b"", data_set(UID)[:30], data_set(UID, b"another.")):
+            self.receive(store, content).discard()
+        self.assertEqual(self.files(), before)
+        after = (self.root / NAME).stat()
+        self.assertEqual((after.st_ino, after.st_mtime_ns), (status.st_ino, status.st_mtime_ns))
+
+
+class FaultTests(Storing):
+    def failing(self, name: str, number: int, when: Callable[..., bool] = lambda *_: True) -> MonkeyPatcher:
+        """The system call fails with this error, where `when` says so, until the patch is restored."""
+        real = getattr(os, name)
+
+        def fail(*arguments: Any, **keywords: Any) -> Any:
+            if when(*arguments):
+                raise OSError(number, os.strerror(number))
+            return real(*arguments, **keywords)
+
+        return self.patch(os, name, fail)
+
+    def incoming(self, path: Any, *_: Any) -> bool:
+        return ".incoming" in str(path)
+
+    def test_writing(self) -> None:
+        """Whatever fails while bytes come in is A700H; nothing is left, and an earlier copy is as it was."""
+        cases: list[tuple[str, int, Callable[..., bool]]] = [
+            ("open", errno.EACCES, self.incoming),
+            ("open", errno.EMFILE, self.incoming),
+            ("open", errno.ENOSPC, self.incoming),
+            ("writev", errno.ENOSPC, lambda *_: True),
+            ("writev", errno.EDQUOT, lambda *_: True),
+            ("writev", errno.EIO, lambda *_: True),
+        ]
+        store = self.store()
+        self.keep(store, data_set(UID))
+        before, descriptors = self.files(), open_descriptors()
+        content = data_set(UID, b"another.")
+        for name, number, when in cases:
+            patch = self.failing(name, number, when)
+            sink = store.open(FileMeta(CT_IMAGE_STORAGE, UID, EXPLICIT))
+            error = self.assertStatus(0xA700, sink.write, views(content))
+            self.assertEqual(error.comment, os.strerror(number))
+            sink.discard()
+            empty = store.open(FileMeta(CT_IMAGE_STORAGE, UID, EXPLICIT))
+            self.assertStatus(0xA700, empty.commit)  # the file is not made before there is need of it
+            patch.restore()
+            self.assertEqual(self.files(), before, name)
+            self.assertEqual(open_descriptors(), descriptors, name)
+
+    def test_disk_fills_up(self) -> None:
+        """A disk that is full in the midst of an object, after a short write too, costs A700H and no file."""
+        writev, room = os.writev, [0]
+
+        def until_full(fd: int, buffers: list[Any]) -> int:
+            taken = b"".join(buffers)[: room[0]]
+            if not taken:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            room[0] -= len(taken)
+            return writev(fd, [taken])
+
+        self.patch(os, "writev", until_full)
+        store = self.store()
+        content = data_set(UID, bytes(5000))
+        for size in (1, 131, 350, 1000, 5000):
+            room[0] = size
+            self.assertStatus(0xA700, self.receive, store, content)
+            self.assertEqual(self.files(), {})
+        room[0] = 1 << 20  # space returns
+        self.keep(store, content)
+        self.assertEqual(self.stored(), {NAME: content})
+
+    def test_committing(self) -> None:
+        """Whatever fails before an object has its name is A700H; all files and descriptors are as before."""
+        other = data_set(UID, b"another.")
+        far = data_set(UID, middle=element(0x00091010, "OB", bytes(1 << 17)))
+        in_new = data_set(UID, study="1.2.11")
+        in_superseded: Callable[..., bool] = lambda path, *_: "superseded" in str(path)  # noqa: E731
+        final: Callable[..., bool] = lambda path, *_: str(path).endswith(NAME)  # noqa: E731
+        cases: list[tuple[str, int, Callable[..., bool], bytes]] = [
+            ("fdatasync", errno.EIO, lambda *_: True, other),
+            ("fdatasync", errno.ENOSPC, lambda *_: True, in_new),
+            ("pread", errno.EIO, lambda *_: True, far),
+            ("mkdir", errno.EACCES, lambda *_: True, in_new),
+            ("mkdir", errno.ENOSPC, lambda *_: True, in_new),
+            ("fsync", errno.EIO, lambda *_: True, in_new),
+            ("stat", errno.EACCES, final, other),
+            ("open", errno.EMFILE, final, other),
+            ("rename", errno.EIO, lambda *_: True, in_new),
+            ("rename", errno.EROFS, lambda *_: True, in_new),
+            ("mkdir", errno.ENOSPC, in_superseded, other),
+            ("link", errno.EMLINK, lambda *_: True, other),
+            ("rename", errno.EIO, lambda *_: True, other),
+        ]
+        failures = []
+        for name, number, when, content in cases:
+            self.setUp()
+            store = self.store(Durability.STRICT)
+            self.keep(store, data_set(UID))
+            before, descriptors = self.files(), open_descriptors()
+            sink = self.receive(store, content)
+            patch = self.failing(name, number, when)
+            error = self.assertStatus(0xA700, sink.commit)
+            self.assertEqual(error.comment, os.strerror(number))
+            sink.discard()
+            patch.restore()
+            if self.files() != before:
+                failures.append(f"{name}: left over {sorted(set(self.files()) - set(before))}")
+            if open_descriptors() != descriptors:
+                failures.append(f"{name}: left open {set(open_descriptors()) - set(descriptors)}")
+        self.assertEqual(failures, [])
+
+    def test_failed_sync_is_final(self) -> None:
+        """After EIO from fdatasync nothing is retried on that descriptor; a new attempt succeeds."""
+        calls = []
+
+        def fdatasync(fd: int) -> None:
+            calls.append(fd)
+            raise OSError(errno.EIO, "Input/output error")
+
+        store = self.store(Durability.STRICT)
+        sink = self.receive(store, data_set(UID))
+        self.patch(os, "fdatasync", fdatasync)
+        self.assertStatus(0xA700, sink.commit)
+        self.assertEqual(len(calls), 1)
+        self.assertEqual(self.files(), {})
+        self.patch(os, "fdatasync", lambda fd: None)
+        self.keep(store, data_set(UID))
+        self.assertEqual(list(self.files()), [NAME])
+
+    def fail_to_sync_the_name(self, store: DirectoryStore) -> None:
+        """From now on the series directory cannot be synced."""
+        fsync, series = os.fsync, str((self.root / NAME).parent)
+
+        def fail(fd: int) -> None:
+            if os.readlink(f"/proc/self/fd/{fd}") == series:
+                raise OSError(errno.EIO, "Input/output error")
+            fsync(fd)
+
+        self.patch(os, "fsync", fail)
+
+    def test_name_not_synced(self) -> None:
+        """A name that cannot be forced to stable storage is A700H, and costs no descriptor."""
+        store = self.store(Durability.STRICT)
+        self.keep(store, data_set("1.2.31"), "1.2.31")
+        self.fail_to_sync_the_name(store)
+        descriptors = open_descriptors()
+        self.assertStatus(0xA700, self.receive(store, data_set(UID)).commit)
+        self.assertEqual(open_descriptors(), descriptors)
+        self.assertIn("1.2.10/1.2.20/1.2.31.dcm", self.files())
+
+    def test_name_not_synced_of_a_new_version(self) -> None:
+        """If the new version's name cannot be forced to stable storage the earlier one keeps it."""
+        store = self.store(Durability.STRICT)
+        self.keep(store, data_set(UID))
+        self.fail_to_sync_the_name(store)
+        self.assertStatus(0xA700, self.receive(store, data_set(UID, b"another.")).commit)
+        self.assertIn(data_set(UID), self.stored().values())  # at the least
+        self.assertEqual(self.stored()[NAME], data_set(UID))
+
+    def test_discard_never_raises(self) -> None:
+        """Discarding swallows what the disk says to it, and closes the file all the same."""
+        store = self.store()
+        descriptors = open_descriptors()
+        sink = self.receive(store, data_set(UID))
+        self.failing("unlink", errno.EIO)
+        sink.discard()
+        sink.discard()
+        self.assertEqual(open_descriptors(), descriptors)
+
+    def test_directory_in_the_way(self) -> None:
+        """A directory that has an object's name costs A700H, and no descriptor."""
+        store = self.store()
+        (self.root / NAME).mkdir(parents=True)
+        descriptors = open_descriptors()
+        self.assertStatus(0xA700, self.receive(store, data_set(UID)).commit)
+        self.assertEqual(open_descriptors(), descriptors)
+        self.assertEqual(self.files(), {})
+
+    def test_link_in_the_way(self) -> None:
+        """A symbolic link that has an object's name is not followed, and where it leads nothing changes."""
+        store = self.store()
+        victim = self.place / "victim"
+        victim.write_bytes(b"victim")
+        (self.root / NAME).parent.mkdir(parents=True)
+        (self.root / NAME).symlink_to(victim)
+        self.assertStatus(0xA700, self.receive(store, data_set(UID)).commit)
+        self.assertEqual(victim.read_bytes(), b"victim")
+
+
+class DuplicateTests(Storing):
+    def test_same_bytes(self) -> None:
+        """The same data set again is no second write, whatever the policy: the file is not touched."""
+        for policy in OnDuplicate:
+            for durability in Durability:
+                self.setUp()
+                store = self.store(durability, policy)
+                self.keep(store, data_set(UID))
+                before, files = (self.root / NAME).stat(), self.files()
+                self.keep(store, data_set(UID))
+                after = (self.root / NAME).stat()
+                self.assertEqual((after.st_ino, after.st_mtime_ns), (before.st_ino, before.st_mtime_ns))
+                self.assertEqual(self.files(), files)
+
+    def test_same_bytes_from_another_sender(self) -> None:
+        """Who sent the data set makes no difference to whether it is the same."""
+        store = self.store()
+        self.keep(store, data_set(UID))
+        before = self.files()
+        sink = store.open(FileMeta(CT_IMAGE_STORAGE, UID, EXPLICIT, "SOMEBODY_ELSE", "STORE"))
+        sink.write(views(data_set(UID)))
+        sink.commit()
+        self.assertEqual(self.files(), before)
+
+    def test_replace(self) -> None:
+        """Replaced, the new version has the name and every earlier one is whole under superseded."""
+        store = self.store()
+        versions = [data_set(UID, f"version{number}".encode()) for number in range(4)]
+        whole = []
+        for version in versions:
+            self.keep(store, version)
+            whole.append((self.root / NAME).read_bytes())
+        files = self.files()
+        self.assertEqual(files.pop(NAME), whole[-1])
+        self.assertCountEqual(files.values(), whole[:-1])
+        for name in files:
+            self.assertTrue(name.startswith(f"superseded/1.2.10/1.2.20/{UID}."), name)
+            self.assertTrue(name.endswith(".dcm"))
+            self.assertEqual(pydicom.dcmread(io.BytesIO(files[name])).SOPInstanceUID, UID)
+
+    def test_replace_and_back(self) -> None:
+        """An earlier version that comes again is a new version again: only the current one counts."""
+        store = self.store()
+        one, other = data_set(UID), data_set(UID, b"another.")
+        for content in (one, other, one):
+            self.keep(store, content)
+        stored = self.stored()
+        self.assertEqual(stored.pop(NAME), one)
+        self.assertCountEqual(stored.values(), [one, other])
+
+    def test_keep(self) -> None:
+        """Kept, the first version stays as it is and the new one is gone; the sender hears of success."""
+        store = self.store(RELAXED, OnDuplicate.KEEP)
+        self.keep(store, data_set(UID))
+        before, files = (self.root / NAME).stat(), self.files()
+        self.keep(store, data_set(UID, b"another."))
+        after = (self.root / NAME).stat()
+        self.assertEqual((after.st_ino, after.st_mtime_ns), (before.st_ino, before.st_mtime_ns))
+        self.assertEqual(self.files(), files)
+
+    def test_refuse(self) -> None:
+        """Refused, the new version is 0111H, and the first stays as it is."""
+        store = self.store(RELAXED, OnDuplicate.REFUSE)
+        self.keep(store, data_set(UID))
+        files, descriptors = self.files(), open_descriptors()
+        self.assertStatus(0x0111, self.receive(store, data_set(UID, b"another.")).commit)
+        self.assertEqual(self.files(), files)
+        self.assertEqual(open_descriptors(), descriptors)
+
+    def test_what_is_another_object(self) -> None:
+        """A prefix, a longer data set, or the same bytes in another transfer syntax are other objects."""
+        content = data_set(UID, bytes(1 << 21))
+        last_byte = content[:-1] + b"\1"
+        for other, syntax in (
+            (content + element(0x7FE10010, "OB", b"more"), EXPLICIT),
+            (data_set(UID, bytes((1 << 21) - 2)), EXPLICIT),
+            (last_byte, EXPLICIT),
+            (content, JPEG_LOSSLESS),
+        ):
+            self.setUp()
+            store = self.store()
+            self.keep(store, content)
+            self.keep(store, other, syntax=syntax)
+            stored = self.stored()
+            self.assertEqual(read_head((self.root / NAME).read_bytes()).transfer_syntax_uid, syntax)
+            self.assertEqual(stored.pop(NAME), other)
+            self.assertEqual(list(stored.values()), [content])
+
+    def test_no_dicom_file_in_the_way(self) -> None:
+        """A file of that name that is no DICOM file is another object: it is kept, under superseded."""
+        store = self.store()
+        (self.root / NAME).parent.mkdir(parents=True)
+        (self.root / NAME).write_bytes(b"junk")
+        self.keep(store, data_set(UID))
+        files = self.files()
+        self.assertEqual(pydicom.dcmread(io.BytesIO(files.pop(NAME))).SOPInstanceUID, UID)
+        self.assertEqual(list(files.values()), [b"junk"])
+
+    def test_no_file_in_the_way(self) -> None:
+        """A device of that name is not the same object."""
+        store = self.store(RELAXED, OnDuplicate.REFUSE)
+        (self.root / NAME).parent.mkdir(parents=True)
+        try:
+            os.mknod(self.root / NAME, 0o600 | stat.S_IFCHR, os.makedev(1, 3))
+            os.close(os.open(self.root / NAME, os.O_RDONLY))
+        except OSError:
+            self.skipTest("may make no device here")
+        self.assertStatus(0x0111, self.receive(store, data_set(UID)).commit)
+
+
+class DurabilityTests(Storing):
+    def setUp(self) -> None:
+        super().setUp()
+        self.events: list[tuple[str, str]] = []
+
+    def record(self) -> None:
+        """From now on `events` has what is asked of the file system, with the path in the store."""
+        del self.events[:]
+        for name in ("writev", "fdatasync", "fsync"):
+            self.patch(os, name, self._recording(name, getattr(os, name), self._path_of))
+        for name in ("rename", "link", "unlink"):
+            self.patch(os, name, self._recording(name, getattr(os, name), lambda *paths: paths[-1]))
+
+    def _path_of(self, fd: int, *_: Any) -> str:
+        return os.readlink(f"/proc/self/fd/{fd}")
+
+    def _recording(self, name: str, real: Callable[..., Any], path: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **keywords: Any) -> Any:
+            where = os.path.relpath(path(*arguments), self.root)
+            self.events.append((name, "TEMPORARY" if where.startswith(".incoming/") else where))
+            return real(*arguments, **keywords)
+
+        return call
+
+    def synced(self, events: Iterable[tuple[str, str]]) -> list[str]:
+        return [path for name, path in events if name == "fsync"]
+
+    def test_strict_order(self) -> None:
+        """Strict: the content is written, then forced out, then named; then the directory is forced out."""
+        store = self.store(Durability.STRICT)
+        self.record()
+        sink = self.receive(store, data_set(UID, bytes(3000)))
+        self.assertEqual(self.events, [("writev", "TEMPORARY")] * 4)
+        del self.events[:]
+        sink.commit()
+        self.assertEqual(
+            [event for event in self.events if event[1] == "TEMPORARY"], [("fdatasync", "TEMPORARY")]
+        )
+        renamed = self.events.index(("rename", NAME))
+        self.assertLess(self.events.index(("fdatasync", "TEMPORARY")), renamed)
+        self.assertEqual(self.events[renamed + 1 :], [("fsync", "1.2.10/1.2.20")])
+        # the names of the new directories too, before there is anything in them
+        self.assertEqual(set(self.synced(self.events[:renamed])), {".", "1.2.10"})
+
+    def test_strict_second_object(self) -> None:
+        """Strict: where the directories are known to be on stable storage they are not forced out again."""
+        store = self.store(Durability.STRICT)
+        self.keep(store, data_set("1.2.31"), "1.2.31")
+        sink = self.receive(store, data_set(UID))
+        self.record()
+        sink.commit()
+        self.assertEqual(
+            self.events, [("fdatasync", "TEMPORARY"), ("rename", NAME), ("fsync", "1.2.10/1.2.20")]
+        )
+
+    def test_strict_directories_of_others(self) -> None:
+        """Strict: a directory that is there already may be another process's, and not be forced out yet."""
+        (self.root / NAME).parent.mkdir(parents=True)
+        store = self.store(Durability.STRICT)
+        sink = self.receive(store, data_set(UID))
+        self.record()
+        sink.commit()
+        self.assertEqual(set(self.synced(self.events)), {".", "1.2.10", "1.2.10/1.2.20"})
+
+    def test_strict_many_directories(self) -> None:
+        """Strict: directories are remembered up to a bound and forced out again when forgotten."""
+        self.patch(directory, "_DIRECTORIES", 2)
+        store = self.store(Durability.STRICT)
+        self.patch(os, "fsync", lambda fd: None)
+        self.patch(os, "fdatasync", lambda fd: None)
+        for number in range(5):
+            instance = f"1.2.30.{number}"
+            self.keep(store, data_set(instance, series=f"1.2.20.{number}"), instance)
+        sink = self.receive(store, data_set(UID, series="1.2.20.0"))
+        self.record()
+        sink.commit()
+        self.assertIn(".", self.synced(self.events))
+
+    def test_strict_replace(self) -> None:
+        """Strict: the earlier version's second name is on stable storage before the first is taken."""
+        store = self.store(Durability.STRICT)
+        self.keep(store, data_set(UID))
+        sink = self.receive(store, data_set(UID, b"another."))
+        self.record()
+        sink.commit()
+        renamed = self.events.index(("rename", NAME))
+        before = self.events[:renamed]
+        self.assertEqual(before[0], ("fdatasync", "TEMPORARY"))
+        (linked,) = (index for index, (name, _) in enumerate(before) if name == "link")
+        self.assertEqual(set(self.synced(before[:linked])), {"superseded", "superseded/1.2.10"})
+        self.assertEqual(before[linked + 1 :], [("fsync", "superseded/1.2.10/1.2.20")])
+        self.assertEqual(self.events[renamed + 1 :], [("fsync", "1.2.10/1.2.20")])
+
+    def test_strict_same_bytes(self) -> None:
+        """Strict: an object stored before, perhaps relaxed, is forced out before it is acknowledged."""
+        relaxed = self.store(RELAXED)
+        self.keep(relaxed, data_set(UID))
+        relaxed.close()
+        store = self.store(Durability.STRICT)
+        sink = self.receive(store, data_set(UID))
+        self.record()
+        sink.commit()
+        self.assertLess({NAME, "1.2.10/1.2.20", "1.2.10", "."}, {*self.synced(self.events), ""})
+
+    def test_strict_keep(self) -> None:
+        """Strict: the earlier version, for which the new one is given up, is forced out just the same."""
+        relaxed = self.store(RELAXED)
+        self.keep(relaxed, data_set(UID))
+        relaxed.close()
+        store = self.store(Durability.STRICT, OnDuplicate.KEEP)
+        sink = self.receive(store, data_set(UID, b"another."))
+        self.record()
+        sink.commit()
+        self.assertLess({NAME, "1.2.10/1.2.20", "1.2.10", "."}, {*self.synced(self.events), ""})
+
+    def test_strict_prepare(self) -> None:
+        """Strict: every directory made for the store is on stable storage before anything is in it."""
+        self.root = self.place / "not" / "yet" / "there"
+        self.record()
+        self.store(Durability.STRICT)
+        synced = {os.path.normpath(self.root / path) for path in self.synced(self.events)}
+        for made in (self.root, *self.root.parents[:3]):
+            self.assertIn(str(made), synced)
+
+    def test_relaxed(self) -> None:
+        """Relaxed: nothing is forced to stable storage, at the start or for any kind of duplicate."""
+        self.record()
+        for policy in OnDuplicate:
+            store = self.store(RELAXED, policy)
+            for content in (data_set(UID), data_set(UID), data_set(UID, b"another.")):
+                sink = self.receive(store, content)
+                try:
+                    sink.commit()
+                except DimseError:
+                    self.assertIs(policy, OnDuplicate.REFUSE)
+        self.assertEqual({name for name, _ in self.events}, {"writev", "rename", "link", "unlink"})
+
+
+class WouldBlockTests(Storing):
+    def test_strict(self) -> None:
+        """Strict: a commit that may not block does nothing, and one that may then does it all."""
+        store = self.store(Durability.STRICT)
+        for content in (data_set(UID), b""):
+            sink = self.receive(store, content)
+            before = self.files()
+            self.assertRaises(WouldBlock, sink.commit, may_block=False)
+            self.assertRaises(WouldBlock, sink.commit, may_block=False)
+            self.assertEqual(self.files(), before)
+            if content:
+                sink.commit()
+                self.assertEqual(self.stored(), {NAME: content})
+            else:
+                self.assertStatus(0xA900, sink.commit)
+
+    def test_relaxed(self) -> None:
+        """Relaxed: an object that is new and named from its beginning is committed without blocking."""
+        sink = self.receive(self.store(), data_set(UID))
+        sink.commit(may_block=False)
+        self.assertEqual(self.stored(), {NAME: data_set(UID)})
+
+    def test_relaxed_refusals(self) -> None:
+        """Relaxed: what is refused is refused without blocking."""
+        store = self.store()
+        for status, content in ((0xA900, data_set("1.2.31")), (0xC000, b"\xff" * 40)):
+            sink = self.receive(store, content)
+            self.assertStatus(status, sink.commit, False)
+            self.assertEqual(self.files(), {})
+
+    def test_reading_back(self) -> None:
+        """Relaxed: a data set that must be read back to be named would block."""
+        content = data_set(UID, middle=element(0x00091010, "OB", bytes(1 << 17)))
+        sink = self.receive(self.store(), content)
+        self.assertRaises(WouldBlock, sink.commit, may_block=False)
+        sink.commit()
+        self.assertEqual(self.stored(), {NAME: content})
+
+    def test_duplicates(self) -> None:
+        """Relaxed: a duplicate would block; committed again it ends as the policy has it."""
+        for policy, content, kept in (
+            (OnDuplicate.REPLACE, data_set(UID), 1),
+            (OnDuplicate.REPLACE, data_set(UID, b"another."), 2),
+            (OnDuplicate.KEEP, data_set(UID, b"another."), 1),
+        ):
+            self.setUp()
+            store = self.store(RELAXED, policy)
+            self.keep(store, data_set(UID))
+            sink = self.receive(store, content)
+            self.assertRaises(WouldBlock, sink.commit, may_block=False)
+            discarded = self.receive(store, content)
+            self.assertRaises(WouldBlock, discarded.commit, may_block=False)
+            discarded.discard()
+            sink.commit()
+            self.assertEqual(len(self.files()), kept)
+            self.assertFalse(list((self.root / ".incoming").iterdir()))
+
+
+class ManyAtOnceTests(Storing):
+    THREADS = 8
+
+    def run_at_once(self, functions: Iterable[Callable[[], None]]) -> list[BaseException]:
+        """Run each in a thread of its own; what they raised."""
+        raised: list[BaseException] = []
+
+        def run(function: Callable[[], None]) -> None:
+            try:
+                function()
+            except BaseException as error:
+                raised.append(error)
+
+        threads = [threading.Thread(target=run, args=(function,)) for function in functions]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return raised
+
+    def test_versions_of_one_object(self) -> None:
+        """Eight versions of one object committed at once are all kept, one of them under the name."""
+        for round_ in range(10):
+            self.setUp()
+            store = self.store()
+            versions = [data_set(UID, f"version{number}".encode()) for number in range(self.THREADS)]
+            sinks = [self.receive(store, version) for version in versions]
+            self.assertEqual(self.run_at_once(sink.commit for sink in sinks), [], f"round {round_}")
+            stored = self.stored()
+            self.assertIn(NAME, stored)
+            self.assertCountEqual(stored.values(), versions)
+
+    def test_two_sinks_and_eight_threads(self) -> None:
+        """Pairs of sinks for the same UIDs, committed by eight threads, strict: no version is lost."""
+        store = self.store(Durability.STRICT)
+        contents, sinks = [], []
+        for number in range(self.THREADS // 2):
+            instance = f"1.2.30.{number}"
+            for payload in (b"version1", b"version2"):
+                contents.append(data_set(instance, payload))
+                sinks.append(self.receive(store, contents[-1], instance))
+        self.assertEqual(self.run_at_once(sink.commit for sink in sinks), [])
+        self.assertCountEqual(self.stored().values(), contents)
+
+    def test_same_bytes(self) -> None:
+        """The same object committed eight times at once is kept once, and all are told of success."""
+        store = self.store()
+        sinks = [self.receive(store, data_set(UID)) for _ in range(self.THREADS)]
+        self.assertEqual(self.run_at_once(sink.commit for sink in sinks), [])
+        self.assertEqual(self.stored(), {NAME: data_set(UID)})
+
+    def test_refuse(self) -> None:
+        """Of eight versions at once where duplicates are refused, one is kept and seven are 0111H."""
+        store = self.store(RELAXED, OnDuplicate.REFUSE)
+        versions = [data_set(UID, f"version{number}".encode()) for number in range(self.THREADS)]
+        sinks = [self.receive(store, version) for version in versions]
+        raised = self.run_at_once(sink.commit for sink in sinks)
+        self.assertEqual([getattr(error, "status", error) for error in raised], [0x0111] * 7)
+        self.assertEqual(len(self.files()), 1)
+
+    def test_receiving(self) -> None:
+        """Eight threads that receive different objects into one store do not get in each other's way."""
+        self.addCleanup(sys.setswitchinterval, sys.getswitchinterval())
+        sys.setswitchinterval(1e-6)
+        store = self.store()
+        start = threading.Barrier(self.THREADS)
+
+        def receive() -> None:
+            sinks = [store.open(FileMeta(CT_IMAGE_STORAGE, UID, EXPLICIT)) for _ in range(50)]
+            start.wait()
+            for sink in sinks:
+                sink.write([])
+            for sink in sinks:
+                sink.discard()
+
+        self.assertEqual(self.run_at_once([receive] * self.THREADS), [])
+        self.assertEqual(self.files(), {})
+
+    def test_processes(self) -> None:
+        """Two processes, each with a store of its own on the same directory, lose no version either."""
+        # Each stands before its rename or link until the other does, or, where the other is kept out, 0.2 s.
+        for policy, kept in ((OnDuplicate.REPLACE, 2), (OnDuplicate.REFUSE, 1)):
+            self.setUp()
+            both = threading.Barrier(2)
+            for name in ("rename", "link"):
+                self.patch(os, name, self._meeting(getattr(os, name), both))
+            versions = [data_set(UID, b"version1"), data_set(UID, b"version2")]
+            sinks = [self.receive(self.store(RELAXED, policy), version) for version in versions]
+            raised = self.run_at_once(sink.commit for sink in sinks)
+            self.assertEqual(len(raised), 2 - kept, raised)
+            self.assertEqual(len(self.stored()), kept)
+            if not raised:
+                self.assertCountEqual(self.stored().values(), versions)
+
+    def _meeting(self, real: Callable[..., Any], both: threading.Barrier) -> Callable[..., Any]:
+        def meet(*arguments: Any, **keywords: Any) -> Any:
+            try:
+                both.wait(0.2)
+            except threading.BrokenBarrierError:
+                pass
+            return real(*arguments, **keywords)
+
+        return meet
