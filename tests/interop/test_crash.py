@@ -1,0 +1,107 @@
+"""``kill -9`` in the middle of ingest: what was acknowledged is there, whole, after the restart."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import threading
+from collections import defaultdict
+
+from dicomtw.errors import ProtocolError
+from tests.interop.cases import CasesTestCase
+from tests.interop.files import stored_data_set
+from tests.interop.scu import CT_IMPLICIT, Address, Closed, Scu, ct_data_set
+from tests.interop.twistd import Twistd, objects_in, wait_until
+
+#: How often the server is killed.
+KILLS = int(os.environ.get("DICOMTW_KILLS", "3"))
+SENDERS = 4
+#: Acknowledged objects after which the server is killed: anything between.
+FEWEST, MOST = 5, 60
+
+
+class Ledger:
+    """What was sent and what was acknowledged: by SOP Instance UID, the SHA-256 of data sets in order."""
+
+    def __init__(self) -> None:
+        self.sent: defaultdict[str, list[str]] = defaultdict(list)
+        self.acknowledged: defaultdict[str, list[str]] = defaultdict(list)
+        self.count = 0
+        self.faults: list[str] = []
+
+    def ingest(self, address: Address, name: str, seed: int) -> None:
+        """Send until the server is gone: most objects are new, some replace one that was sent before."""
+        chance = random.Random(seed)
+        uids = []
+        try:
+            with Scu(address) as scu:
+                scu.associate(CT_IMPLICIT, calling="CRASH")
+                while True:
+                    if uids and chance.random() < 0.1:
+                        uid = chance.choice(uids)
+                    else:
+                        uid = f"1.2.{seed}.{name}.{len(uids)}"
+                        uids.append(uid)
+                    pixels = chance.randbytes(2 * chance.choice((50, 500, 5_000, 100_000)))
+                    data_set = ct_data_set(uid, pixels, study=f"1.2.{seed}.{uids.index(uid) // 10}")
+                    digest = hashlib.sha256(data_set).hexdigest()
+                    self.sent[uid].append(digest)
+                    status = scu.store(uid, data_set)
+                    if status != 0:
+                        self.faults.append(f"{uid} answered {status:04X}H")
+                    self.acknowledged[uid].append(digest)
+                    self.count += 1
+        except (Closed, ConnectionError):
+            pass
+        except (AssertionError, TimeoutError, ProtocolError) as fault:
+            self.faults.append(repr(fault))
+
+
+class CrashTests(CasesTestCase):
+    def test_kill(self) -> None:
+        """Each acknowledged object is there whole, none is there in part, nothing half-received is left."""
+        ledger = Ledger()
+        server = Twistd(self)
+        for number in range(1, KILLS + 1):
+            enough = ledger.count + random.Random(number).randint(FEWEST, MOST)
+            senders = [
+                threading.Thread(target=ledger.ingest, args=(server.address, str(name), number))
+                for name in range(SENDERS)
+            ]
+            for sender in senders:
+                sender.start()
+            try:
+                wait_until(
+                    lambda enough=enough: ledger.count >= enough or ledger.faults,  # type: ignore[misc]
+                    "objects are acknowledged",
+                    60,
+                )
+            finally:
+                server.kill()
+                for sender in senders:
+                    sender.join(30)
+            self.assertFalse(any(sender.is_alive() for sender in senders))
+            self.assertEqual(ledger.faults, [])
+            server.restart()
+            with self.case("kill", number):
+                self._check(server, ledger)
+
+    def _check(self, server: Twistd, ledger: Ledger) -> None:
+        self.assertEqual(list((server.store / ".incoming").iterdir()), [], "half-received objects")
+        present: defaultdict[str, set[str]] = defaultdict(set)
+        for uid, path in server.objects.items():
+            present[uid].add(hashlib.sha256(stored_data_set(path)).hexdigest())
+            known = ledger.sent[uid]
+            self.assertTrue(present[uid] <= set(known), f"{path} is not what was sent")
+            last = ledger.acknowledged[uid][-1:]
+            later = known[known.index(last[0]) :] if last else known
+            self.assertTrue(present[uid] <= set(later), f"{path} is older than what was acknowledged")
+        for path in (server.store / "superseded").rglob("*.dcm"):
+            uid = path.stem.rpartition(".")[0]
+            digest = hashlib.sha256(stored_data_set(path)).hexdigest()
+            self.assertIn(digest, ledger.sent[uid], f"{path} is not what was sent")
+            present[uid].add(digest)
+        lost = [uid for uid, digests in ledger.acknowledged.items() if not set(digests) <= present[uid]]
+        self.assertEqual(lost, [], "acknowledged and not there")
+        self.assertEqual(set(objects_in(server.store)) - set(ledger.sent), set())
