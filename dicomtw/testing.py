@@ -1,4 +1,4 @@
-"""In-memory peers for tests, of this package and of service classes built on it: no socket, no sleep, no disk.
+"""In-memory peers for tests, of this package and of services built on it: no socket, no sleep, no disk.
 
 server = MemoryServer(ApplicationEntity(...))     # or MemoryServer.of(Verification(), ...)
 peer = server.connect()

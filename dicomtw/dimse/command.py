@@ -18,7 +18,6 @@ DATA_SET_PRESENT: Final = 0x0000
 
 _ELEMENT_HEADER = Struct("<HHL")
 _US = Struct("<H")
-_UL = Struct("<L")
 _GROUP_LENGTH = Struct("<HHLL")
 
 T = TypeVar("T")
@@ -68,7 +67,6 @@ _DECODE: dict[str, Callable[[bytes], Any]] = {
     "AT": _decode_tags,
     "LO": _decode_text,
     "UI": _decode_uid,
-    "UL": _number(_UL),
     "US": _number(_US),
 }
 
@@ -77,7 +75,6 @@ _ENCODE: dict[str, Callable[[Any], bytes]] = {
     "AT": _encode_tags,
     "LO": _encode_text,
     "UI": _encode_uid,
-    "UL": _UL.pack,
     "US": _US.pack,
 }
 

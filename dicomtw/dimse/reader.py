@@ -52,7 +52,7 @@ class MessageReader:
         self, context_id: int, control_header: int, data: memoryview, complete: bool
     ) -> None:
         """Part of a PDV; `complete`: it ends here. Bits 2 to 7 of the header are not significant."""
-        if context_id != self._context_id:
+        if context_id != self._context_id or not context_id:
             self._begin(context_id)
         if self._in_data_set:
             if control_header & COMMAND:

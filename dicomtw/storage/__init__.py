@@ -18,7 +18,7 @@ class WouldBlock(Exception):
 class DataSetSink(Protocol):
     """Takes one data set as it arrives. Every method may block on the disk and raise `DimseError`.
 
-    After a `DimseError` nothing is left of the data set, and of the sink only `discard` may be called.
+    After a `DimseError` the data set counts as not received, and of the sink only `discard` may be called.
     """
 
     def write(self, fragments: Sequence[memoryview]) -> None:

@@ -7,11 +7,11 @@ Whatever fails before leaves no trace and does not touch an object stored before
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import itertools
 import os
 import secrets
-import stat
 import threading
 from collections.abc import Sequence
 from enum import Enum
@@ -45,7 +45,7 @@ _HEAD = 65536
 #: Buffers that one writev takes (IOV_MAX on Linux).
 _IOV_MAX = 1024
 _COMPARE = 1 << 20
-#: Directories remembered as made, so that not every object asks the disk again.
+#: Directories remembered as made, so that not every object makes them again.
 _DIRECTORIES = 10_000
 
 
@@ -80,47 +80,45 @@ class DirectoryStore:
     ) -> None:
         self.root = root
         self.strict = durability is Durability.STRICT
-        self.on_duplicate = on_duplicate
+        self._on_duplicate = on_duplicate
         self._incoming = root / INCOMING
         self._prefix = f"{os.getpid()}-{secrets.token_hex(4)}"
         self._numbers = itertools.count()  # threads may share it: next() is atomic
-        self._lock_file = -1
-        #: Held while a name is looked up and taken, which is quick; never while data is read or synced.
-        self._naming = threading.Lock()
-        #: Directories whose own names are known to be on stable storage.
-        self._durable_directories: set[Path] = set()
+        self._in_use = _LockFile(root / ".lock")
+        self._names = _LockFile(root / ".names")
+        #: Directories known to be there, and (strict) to have their own names on stable storage.
+        self._directories: set[Path] = set()
 
     def prepare(self) -> int:
         """Make the directories and remove what earlier runs had half received; the number of such files.
 
         Leftovers are removed only while no other process uses the store. Raises `OSError`.
         """
-        self._incoming.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._lock_file = os.open(self.root / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._make_root()
+        for name in (INCOMING, SUPERSEDED):
+            (self.root / name).mkdir(mode=0o700, exist_ok=True)
         removed = 0
-        try:
-            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            pass  # another process receives into this store
-        else:
+        if self._in_use.try_exclusive():
             for leftover in self._incoming.iterdir():
                 leftover.unlink()
                 removed += 1
-        fcntl.flock(self._lock_file, fcntl.LOCK_SH)
-        (self.root / SUPERSEDED).mkdir(mode=0o700, exist_ok=True)
+        self._in_use.share()
+        self._names.open()
         if self.strict:
-            _sync_directory(self.root)
-            try:
-                _sync_directory(self.root.parent)
-            except PermissionError:
-                pass  # then it is not ours to have made the store in
+            _sync(self.root)
         return removed
+
+    def _make_root(self) -> None:
+        missing = [path for path in (self.root, *self.root.parents) if not path.exists()]
+        for path in reversed(missing):
+            path.mkdir(mode=0o700, exist_ok=True)
+            if self.strict:
+                _sync(path.parent)
 
     def close(self) -> None:
         """Let other processes clean up after us."""
-        if self._lock_file >= 0:
-            os.close(self._lock_file)
-            self._lock_file = -1
+        self._in_use.close()
+        self._names.close()
 
     def open(self, meta: FileMeta) -> DirectorySink:
         """A sink for the data set of one SOP instance.
@@ -142,7 +140,7 @@ class DirectoryStore:
     def publish(
         self, temporary: Path, study: str, series: str, sop_instance_uid: str, may_block: bool
     ) -> None:
-        """Give a complete temporary file its name, or find that it is there already.
+        """Give a complete temporary file its name, or find that its object is there already.
 
         The temporary file is gone afterwards, under its name or because its bytes were there before.
         It is left where this raises: `OSError`, `DimseError` for a duplicate that is refused, `WouldBlock`.
@@ -150,56 +148,110 @@ class DirectoryStore:
         directory = self.root / study / series
         final = directory / f"{sop_instance_uid}.dcm"
         self._make_directory(directory)
-        known: os.stat_result | None = None
         while True:
-            with self._naming:
+            with self._names:
                 there = _stat(final)
                 if there is None:
                     os.rename(temporary, final)
                     break
-                if known is not None and _same_file(there, known):
-                    self._supersede(final, study, series, there)
-                    os.rename(temporary, final)
-                    break
             if not may_block:
                 raise WouldBlock
-            # There is one of this name. Compare without the lock; the loop sees if it changed meanwhile.
-            if _same_object(temporary, final):
+            if _same_object(temporary, final) or self._on_duplicate is OnDuplicate.KEEP:
                 if self.strict:
-                    _sync_file(final)
+                    _sync(final)  # it may have been stored relaxed
                 os.unlink(temporary)
                 break
-            if self.on_duplicate is OnDuplicate.KEEP:
-                os.unlink(temporary)
-                break
-            if self.on_duplicate is OnDuplicate.REFUSE:
+            if self._on_duplicate is OnDuplicate.REFUSE:
                 raise DimseError(_DUPLICATE_SOP_INSTANCE, "SOP instance stored before with other content")
-            known = there
+            if self._replace(temporary, final, there):
+                return
         if self.strict:
-            # For a duplicate too: the earlier one may have been stored relaxed, or be not yet answered.
-            _sync_directory(directory)
+            _sync(directory)
 
-    def _make_directory(self, directory: Path) -> None:
-        """The series directory, with its own name and its study's on stable storage."""
-        if directory in self._durable_directories and directory.is_dir():
-            return
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if self.strict:
-            # Whoever made it: that it is there does not say that its maker has synced it yet.
-            _sync_directory(directory.parent)
-            _sync_directory(directory.parent.parent)
-        if len(self._durable_directories) >= _DIRECTORIES:
-            self._durable_directories.clear()
-        self._durable_directories.add(directory)
+    def _replace(self, temporary: Path, final: Path, there: os.stat_result) -> bool:
+        """Let `temporary` take the name, and keep the earlier version under ``superseded``.
 
-    def _supersede(self, final: Path, study: str, series: str, there: os.stat_result) -> None:
-        """Give the earlier version a second name under ``superseded``; the first is about to be taken."""
-        directory = self.root / SUPERSEDED / study / series
+        False if `final` is no longer the file that `there` describes; then nothing is done.
+        """
+        directory = self.root / SUPERSEDED / final.parent.relative_to(self.root)
         self._make_directory(directory)
         earlier = directory / f"{final.stem}.{there.st_mtime_ns}-{secrets.token_hex(2)}.dcm"
-        os.link(final, earlier)
-        if self.strict:
-            _sync_directory(directory)
+        with self._names:
+            now = _stat(final)
+            if now is None or not _same_file(now, there):
+                return False
+            os.link(final, earlier)
+            try:
+                if self.strict:
+                    _sync(directory)
+                os.rename(temporary, final)
+            except OSError:
+                os.unlink(earlier)
+                raise
+            try:
+                if self.strict:
+                    _sync(final.parent)
+            except OSError:
+                os.rename(earlier, final)  # a store that fails does not change what was stored before
+                raise
+        return True
+
+    def _make_directory(self, directory: Path) -> None:
+        """A directory below the root, with the names that lead to it on stable storage."""
+        if directory in self._directories and directory.is_dir():
+            return
+        path = self.root
+        for name in directory.relative_to(self.root).parts:
+            parent, path = path, path / name
+            path.mkdir(mode=0o700, exist_ok=True)
+            if self.strict:
+                _sync(parent)  # whoever made it: that it is there does not say that its maker has synced it
+        if len(self._directories) >= _DIRECTORIES:
+            self._directories.clear()
+        self._directories.add(directory)
+
+
+class _LockFile:
+    """A lock that threads and processes share. Held, by ``with``, while names are looked up and taken."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._fd = -1
+        self._threads = threading.Lock()
+
+    def open(self) -> None:
+        if self._fd < 0:
+            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def try_exclusive(self) -> bool:
+        """Take the lock if nobody has it or shares it."""
+        self.open()
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def share(self) -> None:
+        """Share the lock, also if it was ours alone."""
+        fcntl.flock(self._fd, fcntl.LOCK_SH)
+
+    def __enter__(self) -> None:
+        self._threads.acquire()  # flock is one for all threads of a process
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX)
+        except BaseException:
+            self._threads.release()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        fcntl.flock(self._fd, fcntl.LOCK_UN)
+        self._threads.release()
 
 
 class DirectorySink:
@@ -236,7 +288,8 @@ class DirectorySink:
             raise WouldBlock
         try:
             if self._fd < 0:
-                _write_all(self._fd, [self._open()])
+                prefix = self._open()
+                _write_all(self._fd, [prefix])
             study, series = self._check(may_block)
             if self._store.strict:
                 os.fdatasync(self._fd)
@@ -254,11 +307,10 @@ class DirectorySink:
         if self._fd < 0:
             return
         fd, self._fd = self._fd, -1
-        try:
-            os.unlink(self._path)
+        with contextlib.suppress(OSError):
+            os.unlink(self._path)  # what cannot be removed now, the next start removes
+        with contextlib.suppress(OSError):
             os.close(fd)
-        except OSError:
-            pass  # left over, or reported before; the next start removes it
 
     def _open(self) -> bytes:
         """Make the file; what is to be written before the data set."""
@@ -324,10 +376,7 @@ def _same_file(one: os.stat_result, other: os.stat_result) -> bool:
 
 def _same_object(new: Path, earlier: Path) -> bool:
     """Whether two files hold the same data set in the same transfer syntax, whoever sent it."""
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
-    with open(os.open(new, flags), "rb") as one, open(os.open(earlier, flags), "rb") as other:
-        if not stat.S_ISREG(os.fstat(other.fileno()).st_mode):
-            return False
+    with open(new, "rb", opener=_open_no_link) as one, open(earlier, "rb", opener=_open_no_link) as other:
         try:
             heads = [part10.read_head(file.read(4096)) for file in (one, other)]
         except ValueError:
@@ -346,16 +395,13 @@ def _same_object(new: Path, earlier: Path) -> bool:
     return True
 
 
-def _sync_file(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+def _open_no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC)
 
 
-def _sync_directory(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def _sync(path: Path) -> None:
+    """Force a file, or the names in a directory, to stable storage."""
+    fd = _open_no_link(str(path), os.O_RDONLY)
     try:
         os.fsync(fd)
     finally:

@@ -62,6 +62,8 @@ class _Elements:
 
     def _locate(self, length: int) -> int:
         """The index in the window of `length` bytes at the position, or -1 where the data set ends first."""
+        if not self.fits(length):
+            return -1
         index = self.at - self._base
         if index < 0 or index + length > len(self._window):
             self._window = self._read_at(self.at, max(length, _WINDOW))

@@ -787,7 +787,7 @@ class DurabilityTests(Storing):
         before = self.events[:renamed]
         self.assertEqual(before[0], ("fdatasync", "TEMPORARY"))
         (linked,) = (index for index, (name, _) in enumerate(before) if name == "link")
-        self.assertEqual(set(self.synced(before[:linked])), {"superseded", "superseded/1.2.10"})
+        self.assertLessEqual({"superseded", "superseded/1.2.10"}, set(self.synced(before[:linked])))
         self.assertEqual(before[linked + 1 :], [("fsync", "superseded/1.2.10/1.2.20")])
         self.assertEqual(self.events[renamed + 1 :], [("fsync", "1.2.10/1.2.20")])
 
