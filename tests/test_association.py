@@ -1,0 +1,788 @@
+"""What an association does with requests: who performs them, in which order, and what is answered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import attrs
+from twisted.internet.defer import Deferred
+from twisted.logger import LogLevel, capturedLogs
+from twisted.trial.unittest import SynchronousTestCase
+
+from dicomtw import uids
+from dicomtw.association import ApplicationEntity
+from dicomtw.dimse import status
+from dicomtw.dimse.messages import (
+    C_CANCEL_RQ,
+    C_ECHO_RQ,
+    C_FIND_RQ,
+    C_FIND_RSP,
+    C_STORE_RQ,
+    C_STORE_RSP,
+    N_ACTION_RQ,
+    N_ACTION_RSP,
+    N_CREATE_RQ,
+    N_CREATE_RSP,
+    N_DELETE_RQ,
+    N_DELETE_RSP,
+    N_EVENT_REPORT_RQ,
+    N_EVENT_REPORT_RSP,
+    N_GET_RQ,
+    N_GET_RSP,
+    N_SET_RQ,
+    N_SET_RSP,
+    Command,
+    MessageType,
+)
+from dicomtw.errors import DimseError
+from dicomtw.feed import Disk
+from dicomtw.protocol import Limits
+from dicomtw.security.access import AccessPolicy, Remote
+from dicomtw.services import MAXIMUM_DATA_SET, MemorySink, Operation, ServiceClass, ServiceRegistry
+from dicomtw.services.storage import Storage
+from dicomtw.services.verification import Verification
+from dicomtw.storage import DataSetSink
+from dicomtw.testing import MemoryServer, MemoryStore, Peer, associate_rq, at_once, message
+from dicomtw.ul.items import AsynchronousOperationsWindow, ImplementationVersionName
+from dicomtw.ul.negotiation import Offer
+from dicomtw.ul.pdu import A_ABORT, A_ASSOCIATE_AC, A_ASSOCIATE_RJ, A_RELEASE_RP, A_RELEASE_RQ
+
+IVR = uids.IMPLICIT_VR_LITTLE_ENDIAN
+EVR = uids.EXPLICIT_VR_LITTLE_ENDIAN
+CT = "1.2.840.10008.5.1.4.1.1.2"
+THIRD_PARTY = "1.3.6.1.4.1.99999.1"
+CONTEXTS = {1: (uids.VERIFICATION, IVR), 3: (CT, IVR), 5: (THIRD_PARTY, IVR)}
+
+USER_ABORT = A_ABORT(0)
+
+
+def c_echo_rq(message_id: int = 1, sop_class: str = uids.VERIFICATION) -> Command:
+    """A C-ECHO request."""
+    return C_ECHO_RQ(affected_sop_class_uid=sop_class, message_id=message_id)
+
+
+def c_store_rq(message_id: int = 1, uid: str = "1.2.3", **elements: Any) -> Command:
+    """A C-STORE request of a CT."""
+    return C_STORE_RQ(
+        affected_sop_class_uid=CT,
+        affected_sop_instance_uid=uid,
+        message_id=message_id,
+        priority=0,
+        **elements,
+    )
+
+
+class Outcome(ServiceClass):
+    """A third party's service class: it does to each request what the test has put into it."""
+
+    abstract_syntaxes = (THIRD_PARTY,)
+
+    def __init__(self, outcome: int | BaseException = status.SUCCESS) -> None:
+        self.outcome = outcome
+        self.sink_outcome: BaseException | None = None
+        self.data_sets: list[bytes] = []
+        self.seen: list[Operation] = []
+
+    def data_set_sink(self, operation: Operation) -> DataSetSink:
+        if self.sink_outcome is not None:
+            raise self.sink_outcome
+        return super().data_set_sink(operation)
+
+    async def perform(self, operation: Operation) -> int:
+        self.seen.append(operation)
+        if operation.request.has_data_set:
+            await operation.commit()
+            assert isinstance(operation.sink, MemorySink)
+            self.data_sets.append(bytes(operation.sink.data))
+        if isinstance(self.outcome, BaseException):
+            raise self.outcome
+        return self.outcome
+
+    c_echo = c_find = n_event_report = n_get = n_set = n_action = n_create = n_delete = perform
+
+
+class Held(Storage):
+    """A storage service whose operations wait until the test lets them go on."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        super().__init__(store)
+        self.held: dict[int, Deferred[None]] = {}
+        self.begun: list[int] = []
+
+    async def c_store(self, operation: Operation) -> int:
+        message_id = operation.request.message_id or 0
+        self.begun.append(message_id)
+        self.held[message_id] = Deferred()
+        await self.held[message_id]
+        return await super().c_store(operation)
+
+    def let(self, *message_ids: int) -> None:
+        """Let these operations go on."""
+        for message_id in message_ids:
+            self.held.pop(message_id).callback(None)
+
+
+class AssociationTestCase(SynchronousTestCase):
+    """A server with a store, a held store or a third party's service."""
+
+    def setUp(self) -> None:
+        self.store = MemoryStore()
+        self.outcome = Outcome()
+        self.server = MemoryServer.of(Verification(), Storage(self.store), self.outcome)
+
+    def associated(self, *sub_items: Any, **options: Any) -> Peer:
+        """A peer with the contexts 1 (Verification), 3 (CT) and 5 (third party)."""
+        peer = self.server.connect()
+        self.assertIsInstance(peer.associate(CONTEXTS, *sub_items, **options), A_ASSOCIATE_AC)
+        return peer
+
+    def hold(self) -> Held:
+        """Another server, whose C-STOREs are held."""
+        held = Held(self.store)
+        self.server = MemoryServer.of(Verification(), held)
+        return held
+
+    def assert_alive(self) -> None:
+        """A fresh peer's C-ECHO is answered."""
+        peer = self.server.connect()
+        peer.associate()
+        self.assertEqual(peer.request(1, c_echo_rq()).status, 0)
+        peer.close()
+
+    def answers(self, peer: Peer) -> list[tuple[int | None, int | None] | str]:
+        """What the peer has received: message ID and status of responses, the names of other PDUs."""
+        return [
+            (one.message_id_being_responded_to, one.status)
+            if isinstance(one, Command)
+            else type(one).__name__
+            for one in peer.received()
+        ]
+
+
+class DispatchTests(AssociationTestCase):
+    def test_statuses(self) -> None:
+        """A service's status, returned or raised, is the response's, and a comment goes with it."""
+        peer = self.associated()
+        cases: list[tuple[int | BaseException, int, str | None]] = [
+            (0x0000, 0x0000, None),
+            (0xB000, 0xB000, None),
+            (0x0107, 0x0107, None),
+            (0x0110, 0x0110, None),
+            (DimseError(0x0111, "stored before"), 0x0111, "stored before"),
+            (DimseError(0x0112), 0x0112, None),
+            (DimseError(0x0117, "no UID"), 0x0117, "no UID"),
+            (DimseError(0x0124, "no"), 0x0124, "no"),
+            (DimseError(0xA700, "disk full"), 0xA700, "disk full"),
+            (DimseError(0xA900, "other class"), 0xA900, "other class"),
+            (DimseError(0xC000, "unreadable"), 0xC000, "unreadable"),
+            (DimseError(0xC000, "x" * 64), 0xC000, "x" * 64),
+            (DimseError(0xC000, "x" * 65), 0xC000, "x" * 64),
+            (DimseError(0xC000, "\N{GREEK SMALL LETTER MU}"), 0xC000, "?"),
+        ]
+        for outcome, expected, comment in cases:
+            self.outcome.outcome = outcome
+            response = peer.request(5, c_echo_rq(sop_class=THIRD_PARTY))
+            self.assertEqual((response.status, response.error_comment), (expected, comment))
+
+    def test_response_names_what_it_answers(self) -> None:
+        """PS3.7 9.3.1.2: the response repeats message ID, SOP class and SOP instance of the request."""
+        response = self.associated().request(3, c_store_rq(77, "1.2.3.4"), b"abcd")
+        self.assertEqual(response.message_type, C_STORE_RSP)
+        self.assertEqual(response.message_id_being_responded_to, 77)
+        self.assertEqual(response.affected_sop_class_uid, CT)
+        self.assertEqual(response.affected_sop_instance_uid, "1.2.3.4")
+        self.assertFalse(response.has_data_set)
+
+    def test_every_operation(self) -> None:
+        """PS3.7 10.3: each DIMSE-N request, and C-FIND, gets its own response, with its data set read."""
+        affected = {"affected_sop_class_uid": THIRD_PARTY, "affected_sop_instance_uid": "1.2"}
+        requested = {"requested_sop_class_uid": THIRD_PARTY, "requested_sop_instance_uid": "1.2"}
+        cases: list[tuple[MessageType, dict[str, Any], bytes, MessageType, dict[str, Any]]] = [
+            (
+                C_FIND_RQ,
+                {"affected_sop_class_uid": THIRD_PARTY, "priority": 0},
+                b"keys",
+                C_FIND_RSP,
+                {},
+            ),
+            (
+                N_EVENT_REPORT_RQ,
+                {**affected, "event_type_id": 3},
+                b"",
+                N_EVENT_REPORT_RSP,
+                {"event_type_id": 3},
+            ),
+            (
+                N_EVENT_REPORT_RQ,
+                {**affected, "event_type_id": 3, "data_set": True},
+                b"info",
+                N_EVENT_REPORT_RSP,
+                {},
+            ),
+            (N_GET_RQ, {**requested, "attribute_identifier_list": (0x00100010,)}, b"", N_GET_RSP, {}),
+            (N_SET_RQ, requested, b"modified", N_SET_RSP, {}),
+            (N_ACTION_RQ, {**requested, "action_type_id": 2}, b"", N_ACTION_RSP, {"action_type_id": 2}),
+            (N_ACTION_RQ, {**requested, "action_type_id": 2, "data_set": True}, b"info", N_ACTION_RSP, {}),
+            (N_CREATE_RQ, {**affected, "data_set": True}, b"list", N_CREATE_RSP, {}),
+            (N_DELETE_RQ, requested, b"", N_DELETE_RSP, {}),
+        ]
+        peer = self.associated()
+        for number, (request, elements, data_set, answer, expected) in enumerate(cases, 1):
+            self.outcome.data_sets.clear()
+            response = peer.request(5, request(message_id=number, **elements), data_set)
+            self.assertEqual((response.message_type, response.status), (answer, 0), request.name)
+            self.assertEqual(response.message_id_being_responded_to, number, request.name)
+            self.assertEqual(response.affected_sop_class_uid, THIRD_PARTY, request.name)
+            self.assertEqual(self.outcome.data_sets, [data_set] if data_set else [], request.name)
+            for name, value in expected.items():
+                self.assertEqual(getattr(response, name), value, request.name)
+
+    def test_operation(self) -> None:
+        """A service sees the request, its context and the trimmed AE titles of both sides."""
+        peer = self.associated(calling=" SCU ")
+        peer.request(5, c_echo_rq(9, THIRD_PARTY))
+        (operation,) = self.outcome.seen
+        self.assertEqual(operation.request.message_id, 9)
+        self.assertEqual(operation.context.abstract_syntax, THIRD_PARTY)
+        self.assertEqual(operation.context.transfer_syntax, IVR)
+        self.assertEqual((operation.calling_ae_title, operation.called_ae_title), ("SCU", "PMOD"))
+
+    def test_no_data_set(self) -> None:
+        """PS3.7 C.5.13: a C-STORE without a data set is answered 0212H, and the association lives."""
+        peer = self.associated()
+        peer.send(*message(3, c_store_rq(data_set=False)))
+        self.assertEqual(self.answers(peer), [(1, 0x0212)])
+        self.assertEqual(peer.request(1, c_echo_rq()).status, 0)
+        self.assertEqual(self.store.objects, {})
+
+    def test_unexpected_data_set(self) -> None:
+        """A data set that an operation has no use for is taken and let go."""
+        command = Command(C_ECHO_RQ, {**c_echo_rq().values, 0x0800: 0})
+        peer = self.associated()
+        self.assertEqual(peer.request(1, command, b"what for").status, 0)
+        self.assertEqual(peer.request(1, c_echo_rq(2)).message_id_being_responded_to, 2)
+
+    def test_refused_data_set(self) -> None:
+        """A refused request is answered when its data set is over, of which nothing is kept."""
+        find = C_FIND_RQ(affected_sop_class_uid=CT, message_id=1, priority=0)
+        requested = {"requested_sop_class_uid": THIRD_PARTY, "requested_sop_instance_uid": "1.2"}
+        self.outcome.sink_outcome = DimseError(0x0117, "not this one")
+        for case, context_id, request, expected in (
+            ("by the context", 1, c_store_rq(), 0x0122),
+            ("an operation of another class", 3, find, 0x0122),
+            ("by the service", 5, N_SET_RQ(message_id=1, **requested), 0x0117),
+        ):
+            peer = self.associated()
+            pdus = message(context_id, request, bytes(100_000))
+            for pdu in pdus[:-1]:
+                peer.send(pdu)
+                self.assertEqual(peer.received(), [], case)
+            peer.send(pdus[-1])
+            self.assertEqual(self.answers(peer), [(1, expected)], case)
+            self.assertEqual(peer.request(1, c_echo_rq()).status, 0, case)
+        self.assertEqual((self.store.objects, self.outcome.seen), ({}, []))
+
+    def test_faults_of_the_store(self) -> None:
+        """What a store refuses, at a write or at the end, is the response, and nothing is left behind."""
+        for case, when in {"write": "write_fault", "commit": "commit_fault"}.items():
+            setattr(self.store, when, DimseError(0xA700, "No space left on device"))
+            peer = self.associated()
+            response = peer.request(3, c_store_rq(), bytes(100_000))
+            self.assertEqual(
+                (response.status, response.error_comment), (0xA700, "No space left on device"), case
+            )
+            setattr(self.store, when, None)
+            self.assertEqual(self.store.objects, {}, case)
+            self.assertEqual(peer.request(3, c_store_rq(2), b"good").status, 0, case)
+            self.assertEqual(self.store.objects.pop("1.2.3")[1], b"good", case)
+        self.assertEqual(self.store.discarded, 2)
+
+    def test_long_identifier(self) -> None:
+        """A data set that is kept in memory is refused with A700H beyond its limit, and passed over."""
+        peer = self.associated()
+        elements = {"requested_sop_class_uid": THIRD_PARTY, "requested_sop_instance_uid": "1.2"}
+        for length, expected in ((MAXIMUM_DATA_SET, 0), (MAXIMUM_DATA_SET + 2, 0xA700), (2, 0)):
+            response = peer.request(5, N_SET_RQ(message_id=1, **elements), bytes(length))
+            self.assertEqual(response.status, expected, length)
+        self.assertEqual([len(data_set) for data_set in self.outcome.data_sets], [MAXIMUM_DATA_SET, 2])
+
+    def test_cancel(self) -> None:
+        """PS3.7 9.3.2.3: a C-CANCEL of what is over, or never was, is ignored, with or without a data set."""
+        peer = self.associated()
+        cancel = C_CANCEL_RQ(message_id_being_responded_to=5)
+        peer.send(*message(3, cancel), *message(1, cancel))
+        peer.send(*message(3, Command(C_CANCEL_RQ, {**cancel.values, 0x0800: 1}), b"data"))
+        self.assertEqual(peer.received(), [])
+        self.assertEqual(peer.request(1, c_echo_rq()).status, 0)
+
+    def test_one_write_for_a_chunk(self) -> None:
+        """All fragments of a chunk reach the sink in one write, those of the next in another."""
+        writes: list[list[int]] = []
+
+        class Sink(MemorySink):
+            def write(self, fragments: Sequence[memoryview]) -> None:
+                writes.append([len(fragment) for fragment in fragments])
+
+        self.patch(self.store, "open", lambda meta: Sink())
+        peer = self.associated()
+        command, *data = message(3, c_store_rq(), bytes(100), maximum_length=26)
+        peer.send(command, *data[:2])
+        peer.send(*data[2:])
+        self.assertEqual(writes, [[20, 20], [20, 20, 20]])
+
+    def test_failures_are_logged_five_times(self) -> None:
+        """Of the failed operations five have a line of their own; the summary counts all."""
+        self.outcome.outcome = DimseError(0xA900, "does not match")
+        with capturedLogs() as events:
+            peer = self.associated()
+            for number in range(7):
+                peer.request(5, c_echo_rq(number, THIRD_PARTY))
+            peer.close()
+        lines = [event for event in events if event.get("status") == 0xA900]
+        self.assertEqual(len(lines), 5)
+        self.assertEqual({event["log_level"] for event in lines}, {LogLevel.warn})
+        self.assertEqual(events[-1]["association"]["failures"], {"A900H": 7})
+
+
+class BugTests(AssociationTestCase):
+    """Rule 5 of the house: anything but a DimseError is a bug, logged and aborted."""
+
+    def assert_bug_is_contained(
+        self, case: str, peer: Peer, error: type[BaseException] = ZeroDivisionError
+    ) -> None:
+        self.assertEqual(peer.received(), [USER_ABORT], case)
+        self.assertEqual(len(self.flushLoggedErrors(error)), 1, case)
+        peer.send(*message(1, c_echo_rq()))
+        self.assertEqual(peer.received(), [], case)
+        peer.close()
+        self.assertEqual(self.flushLoggedErrors(), [], case)
+        self.assertEqual(self.server.factory.connections, set(), case)
+        self.assertEqual(self.server.clock.getDelayedCalls(), [], case)
+        self.assert_alive()
+
+    def test_operation(self) -> None:
+        """A service that raises what it should not costs its peer the association, and others nothing."""
+        self.outcome.outcome = ZeroDivisionError("bug")
+        peer = self.associated()
+        peer.send(*message(5, c_echo_rq(sop_class=THIRD_PARTY)))
+        self.assert_bug_is_contained("c_echo", peer)
+
+    def test_data_set_sink(self) -> None:
+        """So does one that raises it when asked where a data set goes."""
+        self.outcome.sink_outcome = ZeroDivisionError("bug")
+        elements = {"requested_sop_class_uid": THIRD_PARTY, "requested_sop_instance_uid": "1.2"}
+        peer = self.associated()
+        peer.send(*message(5, N_SET_RQ(message_id=1, **elements), b"data"))
+        self.assert_bug_is_contained("data_set_sink", peer)
+
+    def test_sink(self) -> None:
+        """So does a sink, in whichever of its methods."""
+
+        class Buggy(MemorySink):
+            def __init__(self, method: str) -> None:
+                super().__init__()
+                setattr(self, method, lambda *_, **__: 1 / 0)
+
+        for method in ("write", "commit"):
+            self.patch(self.store, "open", lambda meta, method=method: Buggy(method))
+            peer = self.associated()
+            peer.send(*message(3, c_store_rq(), b"data"))
+            self.assert_bug_is_contained(method, peer)
+
+    def test_offer(self) -> None:
+        """So does a service that fails in negotiation: its proposal is aborted."""
+
+        def offer(abstract_syntax: str) -> Offer:
+            raise ZeroDivisionError("bug")
+
+        peer = self.server.connect()
+        self.patch(self.outcome, "offer", offer)
+        peer.send(associate_rq(CONTEXTS))
+        self.assert_bug_is_contained("offer", peer)
+
+    def test_late(self) -> None:
+        """So does an operation that fails when its peer is gone: it is logged, and that is all."""
+        held = self.hold()
+        peer = self.server.connect()
+        peer.associate(CONTEXTS)
+        peer.send(*message(3, c_store_rq(), b"data"))
+        peer.close()
+        held.held[1].errback(ZeroDivisionError("bug"))
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.assertEqual(self.store.discarded, 1)
+        self.assert_alive()
+
+    def test_confirmations(self) -> None:
+        """An acceptor gets no confirmations: to be told one is a bug of the machine's."""
+        association = self.associated().protocol.association
+        for confirmation in (
+            association.associate_confirmation_accept,
+            association.associate_confirmation_reject,
+            association.release_confirmation,
+        ):
+            self.assertRaises(AssertionError, confirmation, None)
+        self.assertRaises(AssertionError, self.server.connect().protocol.connect)
+
+
+class WindowTests(AssociationTestCase):
+    """PS3.7 D.3.3.3: how many operations run at a time, and what happens to those that wait."""
+
+    def stores(self, peer: Peer, *message_ids: int) -> None:
+        """Pipeline C-STOREs in one chunk."""
+        pdus = [
+            pdu for number in message_ids for pdu in message(3, c_store_rq(number, f"1.{number}"), b"data")
+        ]
+        peer.send(*pdus)
+
+    def test_one_by_one(self) -> None:
+        """Without a window one operation runs at a time, in the order of their coming."""
+        held = self.hold()
+        peer = self.associated()
+        self.stores(peer, 1, 2, 3)
+        for number in (1, 2, 3):
+            self.assertEqual(held.begun, list(range(1, number + 1)))
+            held.let(number)
+            self.assertEqual(self.answers(peer), [(number, 0)])
+        self.assertEqual(list(self.store.objects), ["1.1", "1.2", "1.3"])
+
+    def test_window(self) -> None:
+        """With a window as many run as it has, and each is answered when it is done."""
+        held = self.hold()
+        peer = self.associated(AsynchronousOperationsWindow(2, 1))
+        self.stores(peer, 1, 2, 3, 4)
+        self.assertEqual(held.begun, [1, 2])
+        held.let(2)
+        self.assertEqual(held.begun, [1, 2, 3])
+        held.let(3)
+        held.let(4)
+        held.let(1)
+        self.assertEqual(self.answers(peer), [(2, 0), (3, 0), (4, 0), (1, 0)])
+
+    def test_any_number(self) -> None:
+        """A window of 0 is any number; sixteen are run."""
+        held = self.hold()
+        peer = self.associated(AsynchronousOperationsWindow(0, 0))
+        self.stores(peer, *range(1, 19))
+        self.assertEqual(held.begun, list(range(1, 17)))
+        held.let(16)
+        self.assertEqual(held.begun, list(range(1, 18)))
+
+    def test_failure_in_the_middle(self) -> None:
+        """An operation that is refused makes room for the next as any other."""
+        held = self.hold()
+        peer = self.associated()
+        self.stores(peer, 1, 2)
+        held.held.pop(1).errback(DimseError(0xA700, "full"))
+        held.let(2)
+        self.assertEqual(self.answers(peer), [(1, 0xA700), (2, 0)])
+
+    def test_waiting_requests_pause_the_peer(self) -> None:
+        """With four requests waiting the peer is read no further, until one of them begins."""
+        held = self.hold()
+        peer = self.associated()
+        self.stores(peer, 1, 2, 3, 4)
+        self.assertEqual(peer.transport.producerState, "producing")
+        self.stores(peer, 5)
+        self.assertEqual(peer.transport.producerState, "paused")
+        held.let(1)
+        self.assertEqual(peer.transport.producerState, "producing")
+        for number in range(2, 6):
+            held.let(number)
+        self.assertEqual(self.answers(peer), [(number, 0) for number in range(1, 6)])
+
+    def test_many_in_one_chunk(self) -> None:
+        """A peer that pipelines 300 requests behind a slow one gets 301 answers, in order."""
+        held = self.hold()
+        peer = self.associated()
+        self.stores(peer, 1)
+        peer.send(*(pdu for number in range(2, 302) for pdu in message(1, c_echo_rq(number))))
+        self.assertEqual(peer.received(), [])
+        held.let(1)
+        self.assertEqual(self.answers(peer), [(number, 0) for number in range(1, 302)])
+
+
+class EndTests(AssociationTestCase):
+    """Release, abort and loss, at any moment."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.held = self.hold()
+        self.peer = self.associated()
+
+    def test_release_waits_for_operations(self) -> None:
+        """PS3.8 7.2, AR-7: what runs and what waits is answered first, then A-RELEASE-RP."""
+        for number in (1, 2):
+            self.peer.send(*message(3, c_store_rq(number, f"1.{number}"), b"data"))
+        self.peer.send(A_RELEASE_RQ())
+        self.assertEqual(self.peer.received(), [])
+        self.held.let(1)
+        self.assertEqual(self.answers(self.peer), [(1, 0)])
+        self.held.let(2)
+        self.assertEqual(self.answers(self.peer), [(2, 0), "A_RELEASE_RP"])
+        self.assertEqual(list(self.store.objects), ["1.1", "1.2"])
+
+    def test_nothing_after_release(self) -> None:
+        """Evt10, Evt12 in Sta8: a request or another release while operations are finished is AB(2,2)."""
+        for case, late in {"request": message(1, c_echo_rq(2))[0], "release": A_RELEASE_RQ()}.items():
+            peer = self.associated()
+            peer.send(*message(3, c_store_rq(), b"data"), A_RELEASE_RQ())
+            peer.send(late)
+            self.assertEqual(peer.received(), [A_ABORT(2, 2)], case)
+            self.held.let(1)
+            self.assertEqual(peer.received(), [], case)
+
+    def test_ended_while_operations_run(self) -> None:
+        """What runs when the peer leaves is finished and not answered; what waits is dropped."""
+        endings: dict[str, Callable[[Peer], None]] = {
+            "A-ABORT": lambda peer: peer.send(A_ABORT(0)),
+            "A-ABORT of the provider": lambda peer: peer.send(A_ABORT(2, 0)),
+            "closed": Peer.close,
+            "invalid PDU": lambda peer: peer.send(b"\x0a\0\0\0\0\x04"),
+        }
+        for case, end in endings.items():
+            self.store = MemoryStore()
+            held = self.hold()
+            peer = self.associated()
+            for number in (1, 2):
+                peer.send(*message(3, c_store_rq(number, f"1.{number}"), b"data"))
+            end(peer)
+            peer.received()
+            held.let(1)
+            self.assertEqual(peer.received(), [], case)
+            self.assertEqual(list(self.store.objects), ["1.1"], case)
+            self.assertEqual(held.begun, [1], case)
+            self.assertEqual(self.store.discarded, 1, case)
+            peer.close()
+            self.assert_alive()
+
+    def test_release_inside_a_data_set(self) -> None:
+        """A release drops what is half sent, and is answered."""
+        self.peer.send(*message(3, c_store_rq(), bytes(50_000))[:3], A_RELEASE_RQ())
+        self.assertEqual(self.peer.received(), [A_RELEASE_RP()])
+        self.assertEqual((self.store.objects, self.store.discarded), ({}, 1))
+
+    def test_half_close(self) -> None:
+        """A peer that only stops sending gets its answers before the connection is closed."""
+        self.peer.send(*message(3, c_store_rq(), b"data"))
+        self.peer.protocol.readConnectionLost()
+        self.assertTrue(self.peer.connected)
+        self.held.let(1)
+        self.assertEqual(self.answers(self.peer), [(1, 0)])
+        self.assertFalse(self.peer.connected)
+        self.assertEqual(list(self.store.objects), ["1.2.3"])
+
+    def test_half_close_of_the_idle(self) -> None:
+        """A peer that stops sending and waits for nothing is closed, a data set of its dropped."""
+        self.peer.send(*message(3, c_store_rq(), bytes(50_000))[:3])
+        self.peer.protocol.readConnectionLost()
+        self.assertFalse(self.peer.connected)
+        self.assertEqual((self.store.objects, self.store.discarded), ({}, 1))
+        silent = self.server.connect()
+        silent.protocol.readConnectionLost()
+        self.assertFalse(silent.connected)
+
+    def test_peer_that_reads_no_more(self) -> None:
+        """A peer that cannot be written to any more is closed."""
+        self.peer.protocol.writeConnectionLost()
+        self.assertFalse(self.peer.connected)
+
+    def test_abort_by_us(self) -> None:
+        """We abort as the service-user in every state that has an association, and only once."""
+        association = self.peer.protocol.association
+        association.abort("because")
+        association.abort("again")
+        self.assertEqual(self.peer.received(), [USER_ABORT])
+        self.assertEqual(association.ended, "aborted by us: because")
+        silent = self.server.connect()
+        silent.protocol.association.abort("because")
+        self.assertEqual(silent.received(), [])
+
+
+class RemoteTests(AssociationTestCase):
+    """What the entity's rules make of who calls, and from where."""
+
+    def serve(self, *remotes: Remote, accept_any_ae: bool = False, **addresses: str) -> None:
+        entity = ApplicationEntity(
+            access=AccessPolicy(ae_title="PMOD", remotes=remotes, accept_any_ae=accept_any_ae),
+            registry=ServiceRegistry([Verification(), Storage(self.store)]),
+            disk=Disk(at_once),
+        )
+        names = {name.replace("_", "."): address for name, address in addresses.items()}
+        self.server = MemoryServer(entity, addresses=names)
+
+    def answer(self, calling: str, host: str = "192.0.2.1") -> Any:
+        """What a proposal in this name from this host is answered."""
+        proposal = {1: (CT, EVR, IVR), 3: (CT, EVR)}
+        return self.server.connect(host).associate(proposal, calling=calling)
+
+    def test_options_of_a_remote(self) -> None:
+        """Version name and default transfer syntax can be set for one remote, and are for it alone."""
+        self.serve(
+            Remote(ae_title="PLAIN"),
+            Remote(ae_title="ANONYM", no_implementation_version_name=True),
+            Remote(ae_title="DEFAULT", enforce_default_transfer_syntax=True),
+            accept_any_ae=True,
+        )
+        for calling, named, results in (
+            ("PLAIN", True, [(0, EVR), (0, EVR)]),
+            ("ANONYM", False, [(0, EVR), (0, EVR)]),
+            ("DEFAULT", True, [(0, IVR), (4, EVR)]),
+            ("ANYBODY", True, [(0, EVR), (0, EVR)]),
+        ):
+            ac = self.answer(calling)
+            name = ac.user_information.first(ImplementationVersionName)
+            self.assertEqual(name is not None, named, calling)
+            answered = [(one.result, one.transfer_syntax) for one in ac.presentation_contexts]
+            self.assertEqual(answered, results, calling)
+
+    def test_host(self) -> None:
+        """A remote with a host check is taken from its address, written or resolved, and no other."""
+        self.serve(
+            Remote(ae_title="NUMBER", host="192.0.2.7", check_host=True),
+            Remote(ae_title="NAME", host="ct.example", check_host=True),
+            Remote(ae_title="NOWHERE", host="gone.example", check_host=True),
+            ct_example="192.0.2.8",
+        )
+        for calling, host, accepted in (
+            ("NUMBER", "192.0.2.7", True),
+            ("NUMBER", "::ffff:192.0.2.7", True),
+            ("NUMBER", "192.0.2.8", False),
+            ("NAME", "192.0.2.8", True),
+            ("NAME", "192.0.2.7", False),
+            ("NOWHERE", "192.0.2.7", False),
+        ):
+            expected = A_ASSOCIATE_AC if accepted else A_ASSOCIATE_RJ
+            answer = self.answer(calling, host)
+            self.assertIsInstance(answer, expected, (calling, host))
+            if not accepted:
+                self.assertEqual(answer, A_ASSOCIATE_RJ(1, 1, 3))
+
+    def lookup(self) -> Deferred[frozenset[str]]:
+        """A server whose one remote has a name, and the look-up of that name, which takes its time."""
+        self.serve(Remote(ae_title="NAME", host="ct.example", check_host=True))
+        looked_up: Deferred[frozenset[str]] = Deferred()
+        self.server.factory.resolve = lambda names: looked_up
+        return looked_up
+
+    def waiting(self) -> Peer:
+        """A peer whose proposal waits for the look-up."""
+        peer = self.server.connect()
+        peer.send(associate_rq({1: (CT, IVR)}, calling="NAME"))
+        self.assertEqual(peer.received(), [])
+        return peer
+
+    def test_late_look_up(self) -> None:
+        """The answer waits until the name is looked up, and others do not wait."""
+        looked_up = self.lookup()
+        peer = self.waiting()
+        self.assertEqual(self.answer("OTHER"), A_ASSOCIATE_RJ(1, 1, 3))
+        looked_up.callback(frozenset({"192.0.2.1"}))
+        (ac,) = peer.received()
+        self.assertIsInstance(ac, A_ASSOCIATE_AC)
+
+    def test_look_up_that_comes_too_late(self) -> None:
+        """A peer that has left, or was aborted, while its name was looked up is answered no more."""
+        endings: dict[str, tuple[Callable[[Peer], None], list[Any]]] = {
+            "left": (Peer.close, []),
+            "aborted": (lambda peer: peer.send(A_ABORT(0)), []),
+            "impatient": (lambda peer: peer.send(*message(1, c_echo_rq())), [A_ABORT(2, 2)]),
+            "aborted by us": (lambda peer: peer.protocol.association.abort("stop"), [USER_ABORT]),
+        }
+        for case, (end, seen) in endings.items():
+            looked_up = self.lookup()
+            peer = self.waiting()
+            end(peer)
+            self.assertEqual(peer.received(), seen, case)
+            looked_up.callback(frozenset({"192.0.2.1"}))
+            self.assertEqual(peer.received(), [], case)
+            self.assertEqual(self.server.factory.associations, set(), case)
+
+    def test_look_up_that_fails(self) -> None:
+        """A resolver that fails, which it should not, is a bug: logged, and the proposal aborted."""
+        looked_up = self.lookup()
+        peer = self.waiting()
+        looked_up.errback(ZeroDivisionError("bug"))
+        self.assertEqual(peer.received(), [USER_ABORT])
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+    def test_full_after_the_look_up(self) -> None:
+        """There must be room when the name is known, not when it is asked for."""
+        looked_up = self.lookup()
+        self.server.factory.limits = Limits(max_associations=0)
+        peer = self.waiting()
+        looked_up.callback(frozenset({"192.0.2.1"}))
+        self.assertEqual(peer.received(), [A_ASSOCIATE_RJ(2, 3, 2)])
+
+    def test_faults_before_the_look_up(self) -> None:
+        """A proposal that cannot be accepted is aborted without a look-up."""
+        self.serve(Remote(ae_title="NAME", host="ct.example", check_host=True))
+        self.server.factory.resolve = lambda names: self.fail("looked up")
+        peer = self.server.connect()
+        peer.send(associate_rq({2: (CT, IVR)}, calling="NAME"))
+        self.assertEqual(peer.received(), [A_ABORT(2, 6)])
+
+    def test_rejected_faults(self) -> None:
+        """Whoever is turned away anyway is rejected, whatever else is wrong with the proposal."""
+        self.serve()
+        peer = self.server.connect()
+        peer.send(associate_rq({2: (CT, IVR)}, maximum_length=1))
+        self.assertEqual(peer.received(), [A_ASSOCIATE_RJ(1, 1, 3)])
+
+
+class FactoryTests(AssociationTestCase):
+    """How a server comes to its end."""
+
+    def test_drain(self) -> None:
+        """Draining closes who has no association, rejects who wants one, and waits for the others."""
+        silent, peer, rejected = self.server.connect(), self.associated(), self.server.connect()
+        rejected.send(associate_rq(CONTEXTS, called="OTHER"))
+        drained = self.server.factory.drain()
+        self.assertFalse(silent.connected)
+        self.assertFalse(rejected.connected)
+        self.assertTrue(peer.connected)
+        late = self.server.connect()
+        self.assertEqual(late.associate(CONTEXTS), A_ASSOCIATE_RJ(2, 3, 1))
+        late.close()
+        self.assertEqual(peer.request(3, c_store_rq(), b"data").status, 0)
+        peer.send(A_RELEASE_RQ())
+        self.assertNoResult(drained)
+        peer.close()
+        self.assertIsNone(self.successResultOf(drained))
+
+    def test_drain_of_nobody(self) -> None:
+        """Without connections draining is over at once."""
+        self.assertIsNone(self.successResultOf(self.server.factory.drain()))
+
+    def test_drain_twice(self) -> None:
+        """Draining twice is draining once."""
+        peer = self.associated()
+        drained = self.server.factory.drain()
+        again = self.server.factory.drain()
+        self.assertIs(drained, again)
+        peer.close()
+        self.successResultOf(again)
+
+    def test_abort(self) -> None:
+        """Aborting tells every association and closes every connection, and what runs is finished."""
+        held = self.hold()
+        silent, peer, storing = self.server.connect(), self.associated(), self.associated()
+        storing.send(*message(3, c_store_rq(), b"data"))
+        drained = self.server.factory.drain()
+        with capturedLogs() as events:
+            self.server.factory.abort("the server stops")
+        self.assertFalse(silent.connected)
+        for one in (peer, storing):
+            self.assertEqual(one.received(), [USER_ABORT])
+            self.assertFalse(one.connected)
+        self.successResultOf(drained)
+        held.let(1)
+        self.assertEqual(list(self.store.objects), ["1.2.3"])
+        ends = {event["association"]["ended"] for event in events if "association" in event}
+        self.assertEqual(ends, {"aborted by us: the server stops"})
+        self.assertEqual(self.server.clock.getDelayedCalls(), [])
+
+    def test_entity_is_data(self) -> None:
+        """An entity is frozen: what a server has said at its start stays true."""
+        entity = self.server.factory.entity
+        self.assertRaises(attrs.exceptions.FrozenInstanceError, setattr, entity, "maximum_length", 1)
