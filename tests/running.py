@@ -18,9 +18,15 @@ READY = "associations are accepted from"
 
 
 def shell_environment() -> dict[str, str]:
-    """That of a reader of the documentation: ``twistd`` and ``python`` are those of these tests."""
-    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))
-    return environment(PATH=path, PYTHONWARNINGS="ignore")
+    """The environment of a reader of the documentation: no virtual environment is active.
+
+    In one, the commands of pynetdicom stand before DCMTK's, whose names they have.
+    """
+    scripts = Path(sys.executable).parent
+    path = os.environ.get("PATH", os.defpath).split(os.pathsep)
+    if (scripts / "storescu").exists():
+        path = [directory for directory in path if not scripts.samefile(directory or os.curdir)]
+    return environment(PATH=os.pathsep.join(path), PYTHONWARNINGS="ignore")
 
 
 def free_ports(count: int) -> list[int]:

@@ -38,8 +38,8 @@ For the process
 ``--check``
     say what the configuration means and what is wrong with it, and exit with status 0 or 1
 
-``--help``
-    list the options, and exit
+``--help``, ``--version``
+    list the options, or say which version of Twisted this is, and exit
 """
 
 _SERVER = """\
