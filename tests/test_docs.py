@@ -2,7 +2,7 @@
 
 A document is played from top to bottom in one directory, with the virtual environment of these tests as
 ``.venv``. A block of TOML or Python with a name becomes a file of that name, Python without one is run, and
-so are the lines of a shell block; a server that one starts runs until the next is started. The two lines
+so are the lines of a shell block; a server that one starts runs until the next is started. The lines
 that install from a clone are run by ``.ci/run`` and ``.ci/package``.
 """
 
@@ -26,12 +26,12 @@ from dicomtw.tap import Options
 from tests.interop.twistd import CHECKOUT, temporary_directory
 from tests.running import Running, free_ports, shell_environment
 
-DOCUMENTS = (CHECKOUT / "README.rst", *sorted((CHECKOUT / "docs").glob("*.rst")))
+DOCUMENTS = (*CHECKOUT.glob("*.rst"), *(CHECKOUT / "docs").glob("*.rst"))
 
 #: What the examples need besides Python.
 _PROGRAMS = ("echoscu", "storescu", "openssl")
 #: The names of blocks that install from a clone.
-_INSTALLS = ("set-up", "test")
+_INSTALLS = ("set-up", "test", "develop")
 #: Seconds for one block.
 _PATIENCE = 60.0
 
@@ -158,18 +158,22 @@ class ExampleTests(SynchronousTestCase):
         """No other document has an example that nobody tries."""
         for path in DOCUMENTS:
             if path.name not in ("README.rst", "service-class.rst"):
-                self.assertEqual(blocks(path), [], path.name)
+                others = [block for block in blocks(path) if block.name not in _INSTALLS]
+                self.assertEqual(others, [], path.name)
 
 
 class InstallLineTests(SynchronousTestCase):
     """The lines that install from a clone."""
 
     def test_are_run_as_they_stand(self) -> None:
-        """There is one line each, which begins with nothing at all, and CI takes it by its name."""
-        named = {block.name: block for block in blocks(CHECKOUT / "README.rst")}
-        for name, script in zip(_INSTALLS, ("package", "run"), strict=True):
-            self.assertRegex(named[name].text, r"\Apython3 -m venv \.venv && [^\n]+\Z")
-            self.assertIn(f"readme_line {name}", (CHECKOUT / ".ci" / script).read_text("utf-8"))
+        """Each is one line that begins with no virtual environment, and is what CI runs."""
+        named = {block.name: block.text for path in DOCUMENTS for block in blocks(path)}
+        for name in _INSTALLS:
+            self.assertRegex(named[name], r"\Apython3 -m venv \.venv && [^\n]+\Z")
+        scripts = {name: (CHECKOUT / ".ci" / name).read_text("utf-8") for name in ("run", "package")}
+        self.assertIn("readme_line set-up", scripts["package"])
+        self.assertIn("readme_line test", scripts["run"])
+        self.assertIn("\n" + named["develop"].split(" && ")[1] + "\n", scripts["run"])
 
 
 class OptionReferenceTests(SynchronousTestCase):
