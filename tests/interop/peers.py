@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 
@@ -14,12 +15,13 @@ def missing(*programs: str) -> str | None:
 
 
 def run(
-    *command: str | Path | int, timeout: float = 60.0, stdin: str = ""
+    *command: str | Path | int, timeout: float = 60.0, env: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run a program to its end; its output and errors are both in `stdout`."""
     return subprocess.run(
         [str(word) for word in command],
-        input=stdin,
+        stdin=subprocess.DEVNULL,
+        env=env,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -170,8 +170,19 @@ class Twistd:
     @property
     def rss(self) -> int:
         """Its resident memory, in bytes."""
+        return self._memory("VmRSS")
+
+    @property
+    def peak(self) -> int:
+        """The most that its resident memory has been since `reset_peak`, in bytes."""
+        return self._memory("VmHWM")
+
+    def reset_peak(self) -> None:
+        Path(f"/proc/{self.pid}/clear_refs").write_text("5")
+
+    def _memory(self, field: str) -> int:
         status = Path(f"/proc/{self.pid}/status").read_text("ascii")
-        (kilobytes,) = re.findall(r"^VmRSS:\s+(\d+) kB$", status, re.MULTILINE)
+        (kilobytes,) = re.findall(rf"^{field}:\s+(\d+) kB$", status, re.MULTILINE)
         return int(kilobytes) * 1024
 
     @property
