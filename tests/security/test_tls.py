@@ -1,0 +1,376 @@
+"""TLS profiles as data, the contexts made of them, and what broken files are answered with.
+
+Handshakes are made in memory, between two connections of OpenSSL's.
+"""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import hashlib
+import ipaddress
+import os
+import stat
+from pathlib import Path
+
+import attrs
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from OpenSSL import SSL, crypto
+from twisted.trial.unittest import SynchronousTestCase
+
+from dicomtw.security import tls
+from dicomtw.security.tls import PROFILES, ContextFactory, TLSError, TLSFiles, fingerprint, make_self_signed
+
+PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+
+
+@attrs.frozen
+class Identity:
+    """A certificate and its key."""
+
+    certificate: x509.Certificate
+    key: PrivateKey
+
+    @property
+    def cert_pem(self) -> bytes:
+        return self.certificate.public_bytes(serialization.Encoding.PEM)
+
+    @property
+    def key_pem(self) -> bytes:
+        return self.key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+
+
+@functools.cache
+def key_of(name: str) -> PrivateKey:
+    """A key made once per name: RSA for names that begin so, which takes long."""
+    if name.startswith("RSA"):
+        return rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    return ec.generate_private_key(ec.SECP256R1())
+
+
+@functools.cache
+def identity(name: str, issuer: str = "") -> Identity:
+    """A certificate for `name`, by `issuer` or by itself."""
+    by = issuer or name
+    key = key_of(name)
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
+        .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, by)]))
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.BasicConstraints(ca=not issuer, path_length=None), critical=True)
+        .sign(key_of(by), hashes.SHA256())
+    )
+    return Identity(certificate, key)
+
+
+def client(
+    own: Identity | None = None,
+    ciphers: str = "",
+    maximum_version: int = 0,
+    tls13_ciphers: str = "",
+) -> SSL.Context:
+    """A client that believes everybody."""
+    context = SSL.Context(SSL.TLS_CLIENT_METHOD)
+    if own is not None:
+        context.use_certificate(own.certificate)
+        context.use_privatekey(own.key)
+    context.set_cipher_list((ciphers or "ALL:@SECLEVEL=0").encode())
+    if tls13_ciphers:
+        context.set_tls13_ciphersuites(tls13_ciphers.encode())
+    if maximum_version:
+        context.set_min_proto_version(SSL.TLS1_VERSION)
+        context.set_max_proto_version(maximum_version)
+    return context
+
+
+def handshake(server: SSL.Context, peer: SSL.Context) -> SSL.Connection:
+    """The server's end of a connection after the handshake; raises `SSL.Error` if either end fails."""
+    ends = SSL.Connection(server, None), SSL.Connection(peer, None)
+    ends[0].set_accept_state()
+    ends[1].set_connect_state()
+    for _ in range(10):
+        for end, other in (ends, ends[::-1]):
+            try:
+                end.do_handshake()
+            except SSL.WantReadError:
+                pass
+            finally:
+                try:
+                    other.bio_write(end.bio_read(1 << 16))
+                except SSL.WantReadError:
+                    pass
+    ends[0].do_handshake()
+    return ends[0]
+
+
+class TLSTestCase(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.directory = Path(self.mktemp())
+        self.directory.mkdir()
+
+    def file(self, name: str, content: bytes) -> Path:
+        path = self.directory / name
+        path.write_bytes(content)
+        return path
+
+    def files(self, own: Identity | None = None, profile: str = "8996", **other: Path | str) -> TLSFiles:
+        """The files of a server, written."""
+        own = identity("RSA server") if own is None else own
+        cert = self.file("cert.pem", own.cert_pem)
+        return TLSFiles(cert=cert, key=self.file("key.pem", own.key_pem), profile=profile, **other)
+
+    def context(self, own: Identity | None = None, profile: str = "8996", **other: Path | str) -> SSL.Context:
+        return ContextFactory(self.files(own, profile, **other)).getContext()
+
+
+class ProfileTests(TLSTestCase):
+    def test_names(self) -> None:
+        """The profiles have the names that DCMTK's tools have for them, each its section of PS3.15."""
+        sections = {name: profile.section for name, profile in PROFILES.items()}
+        self.assertEqual(
+            sections,
+            {
+                "8996": "B.12",
+                "8996-mod": "B.13",
+                "bcp195-ex": "B.11",
+                "bcp195-nd": "B.10",
+                "bcp195": "B.9",
+                "aes": "B.3",
+                "basic": "B.1",
+            },
+        )
+
+    def test_contexts(self) -> None:
+        """Every profile makes a context with every cipher suite it names, or is refused with its reason."""
+        for name, profile in PROFILES.items():
+            if profile.refused:
+                error = self.assertRaises(TLSError, self.context, profile=name)
+                self.assertEqual(str(error), profile.refused)
+                self.assertNotIn("\n", profile.refused)
+                continue
+            suites = SSL.Connection(self.context(profile=name), None).get_cipher_list()
+            old = [suite for suite in suites if not suite.startswith("TLS_")]
+            self.assertEqual(sorted(old), sorted(profile.ciphers), name)
+            new = [suite for suite in suites if suite.startswith("TLS_")]
+            self.assertEqual(set(new) >= set(profile.tls13_ciphers), True, name)
+            if profile.tls13_ciphers:
+                self.assertEqual(set(new), set(profile.tls13_ciphers), name)
+
+    def test_cipher_suites(self) -> None:
+        """Every cipher suite that a profile names can be agreed on, with the certificate it is for."""
+        failed = []
+        for name, profile in PROFILES.items():
+            peers = {one: client(ciphers=one, maximum_version=SSL.TLS1_2_VERSION) for one in profile.ciphers}
+            peers |= {one: client(tls13_ciphers=one) for one in profile.tls13_ciphers}
+            for suite, peer in peers.items():
+                context = self.context(identity("server" if "ECDSA" in suite else "RSA server"), name)
+                try:
+                    self.assertEqual(handshake(context, peer).get_cipher_name(), suite, name)
+                except SSL.Error as error:
+                    failed.append((name, suite, str(error)))
+        self.assertEqual(failed, [])
+
+    def test_versions(self) -> None:
+        """TLS 1.2 is the least in every profile, and 1.3 is had but in the one that stops before."""
+        for name, profile in PROFILES.items():
+            if profile.refused:
+                continue
+            context = self.context(profile=name)
+            best = handshake(context, client()).get_protocol_version_name()
+            self.assertEqual(best, "TLSv1.2" if name == "bcp195-ex" else "TLSv1.3", name)
+            old = client(maximum_version=SSL.TLS1_2_VERSION)
+            self.assertEqual(handshake(context, old).get_protocol_version_name(), "TLSv1.2", name)
+            for version in (SSL.TLS1_VERSION, SSL.TLS1_1_VERSION):
+                self.assertRaises(SSL.Error, handshake, context, client(maximum_version=version))
+
+    def test_weak_suites(self) -> None:
+        """A peer that offers only what no profile has gets no connection."""
+        for suite in ("AES256-SHA", "ECDHE-RSA-AES128-SHA", "NULL-SHA256:@SECLEVEL=0"):
+            for name in ("8996", "8996-mod", "bcp195-ex", "bcp195-nd"):
+                peer = client(ciphers=suite, maximum_version=SSL.TLS1_2_VERSION)
+                self.assertRaises(SSL.Error, handshake, self.context(profile=name), peer)
+
+    def test_retired(self) -> None:
+        """Whoever chooses a profile that the standard has retired is warned."""
+        warned = {name for name, profile in PROFILES.items() if "retired" in profile.warning}
+        self.assertEqual(warned, {"bcp195-ex", "bcp195-nd", "bcp195", "aes"})
+
+    def test_one_context(self) -> None:
+        """All connections of a server share one context, so that their sessions can be resumed."""
+        factory = ContextFactory(self.files())
+        self.assertIs(factory.getContext(), factory.getContext())
+
+
+class VerificationTests(TLSTestCase):
+    """``--tls-verify``: what the server makes of a peer's certificate."""
+
+    def test_modes(self) -> None:
+        """Which peers get a connection in which mode."""
+        peers = {
+            "no certificate": None,
+            "certified": identity("client", "CA"),
+            "certified by a stranger": identity("stranger's client", "stranger"),
+            "self-signed": identity("self"),
+        }
+        ca = self.file("ca.pem", identity("CA").cert_pem)
+        welcome = {
+            "none": set(peers),
+            "optional": {"no certificate", "certified"},
+            "required": {"certified"},
+        }
+        for mode, expected in welcome.items():
+            context = self.context(verify=mode, ca=ca)
+            for version in (SSL.TLS1_2_VERSION, SSL.TLS1_3_VERSION):
+                taken = set()
+                for name, own in peers.items():
+                    try:
+                        handshake(context, client(own, maximum_version=version))
+                    except SSL.Error:
+                        continue
+                    taken.add(name)
+                self.assertEqual(taken, expected, (mode, version))
+
+    def test_authorities_are_named(self) -> None:
+        """Peers are told whose certificates are asked for, if any are."""
+        ca = self.file("ca.pem", identity("CA").cert_pem)
+        for mode, names in {"none": [], "optional": ["CA"], "required": ["CA"]}.items():
+            connection = SSL.Connection(self.context(verify=mode, ca=ca), None)
+            self.assertEqual([name.CN for name in connection.get_client_ca_list()], names, mode)
+
+
+class BrokenFileTests(TLSTestCase):
+    def assert_refused(self, files: TLSFiles, path: Path, words: str) -> None:
+        """One line that begins with the file and says what is wrong with it."""
+        said = str(self.assertRaises(TLSError, ContextFactory, files))
+        self.assertTrue(said.startswith(str(path)), said)
+        self.assertIn(words, said)
+        self.assertEqual(said.splitlines(), [said])
+
+    def test_broken(self) -> None:
+        """Files that are absent, empty, of another kind or of another pair are named with what is wrong."""
+        good = self.files()
+        empty, garbage = self.file("empty", b""), self.file("garbage", b"\xff" * 100)
+        cut = self.file("cut.pem", identity("RSA server").cert_pem[:200])
+        other_key = self.file("other.pem", identity("RSA other").key_pem)
+        absent = self.directory / "absent.pem"
+        for field, path, words in (
+            ("cert", absent, "No such file"),
+            ("cert", self.directory, "Is a directory"),
+            ("cert", empty, "no usable certificate"),
+            ("cert", garbage, "no usable certificate"),
+            ("cert", cut, "no usable certificate"),
+            ("cert", good.key, "no usable certificate"),
+            ("key", absent, "No such file"),
+            ("key", empty, "no usable private key"),
+            ("key", garbage, "no usable private key"),
+            ("key", good.cert, "no usable private key"),
+            ("key", other_key, "no usable private key"),
+            ("ca", absent, "No such file"),
+            ("ca", empty, "no usable certificate"),
+            ("ca", garbage, "no usable certificate"),
+            ("ca", good.key, "no usable certificate"),
+        ):
+            self.assert_refused(attrs.evolve(good, **{field: path}), path, words)
+
+    def test_unreadable(self) -> None:
+        """A file that may not be read is named with that."""
+        good = self.files()
+
+        def read_bytes(path: Path) -> bytes:
+            raise PermissionError(13, "Permission denied", str(path))
+
+        self.patch(Path, "read_bytes", read_bytes)
+        self.assert_refused(good, good.cert, "Permission denied")
+
+    def test_chain(self) -> None:
+        """Certificate, chain and key may all be in one file."""
+        own = identity("client", "CA")
+        path = self.file("all.pem", own.cert_pem + identity("CA").cert_pem + own.key_pem)
+        context = ContextFactory(TLSFiles(cert=path, key=path)).getContext()
+        self.assertTrue(handshake(context, client()).get_cipher_name())
+
+
+class SelfSignedTests(TLSTestCase):
+    """The certificate that a server makes for itself."""
+
+    def test_files(self) -> None:
+        """Directory and files are the owner's alone; nothing else is left there."""
+        directory = self.directory / "state" / "tls"
+        umask = os.umask(0)
+        self.addCleanup(os.umask, umask)
+        cert, key = make_self_signed(directory)
+        self.assertEqual(sorted(path.name for path in directory.iterdir()), ["tls-cert.pem", "tls-key.pem"])
+        self.assertEqual([path.parent for path in (cert, key)], [directory, directory])
+        modes = [stat.S_IMODE(path.stat().st_mode) for path in (directory, cert, key)]
+        self.assertEqual(modes, [0o700, 0o600, 0o600])
+
+    def test_kept(self) -> None:
+        """It is made once: the second start finds it, and peers see the same fingerprint."""
+        paths = make_self_signed(self.directory)
+        before = [path.read_bytes() for path in paths]
+        self.assertEqual(make_self_signed(self.directory), paths)
+        self.assertEqual([path.read_bytes() for path in paths], before)
+
+    def test_made_anew(self) -> None:
+        """If one of the two is missing both are made, and fit each other."""
+        for missing in ("tls-cert.pem", "tls-key.pem"):
+            make_self_signed(self.directory)
+            (self.directory / missing).unlink()
+            cert, key = make_self_signed(self.directory)
+            ContextFactory(TLSFiles(cert=cert, key=key))
+
+    def test_after_a_crash(self) -> None:
+        """What a start that was cut off left behind does not keep the next one from making it."""
+        for name in ("tls-key", "tls-cert"):
+            self.file(f"{name}.{os.getpid()}", b"half")
+        cert, key = make_self_signed(self.directory)
+        ContextFactory(TLSFiles(cert=cert, key=key))
+
+    def test_fingerprint(self) -> None:
+        """The fingerprint is written as ``openssl x509 -fingerprint -sha256`` does."""
+        path = self.file("cert.pem", identity("server").cert_pem + identity("CA").cert_pem)
+        certificate = crypto.load_certificate(crypto.FILETYPE_PEM, path.read_bytes())
+        self.assertEqual(fingerprint(path), certificate.digest("sha256").decode())
+        der = identity("server").certificate.public_bytes(serialization.Encoding.DER)
+        self.assertEqual(fingerprint(path).replace(":", "").lower(), hashlib.sha256(der).hexdigest())
+
+    def test_certificate(self) -> None:
+        """It is for this host by all its names, for servers and clients, and certifies nobody else."""
+        for host in ("pmod.example", "x" * 63 + ".example", ""):
+            self.setUp()
+            self.patch(tls.socket, "gethostname", lambda host=host: host)
+            cert, key = make_self_signed(self.directory)
+            certificate = x509.load_pem_x509_certificate(cert.read_bytes())
+            (name,) = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+            self.assertEqual(name.value, (host or "localhost")[:64])
+            names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+            expected = [one for one in (host, "localhost") if one]
+            self.assertEqual(names.get_values_for_type(x509.DNSName), expected)
+            addresses = [ipaddress.ip_address(one) for one in ("127.0.0.1", "::1")]
+            self.assertEqual(names.get_values_for_type(x509.IPAddress), addresses)
+            usage = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+            self.assertEqual(set(usage), {ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH})
+            constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
+            self.assertFalse(constraints.ca)
+            lifetime = certificate.not_valid_after_utc - certificate.not_valid_before_utc
+            self.assertEqual(lifetime.days, 3651)
+            self.assertTrue(handshake(ContextFactory(TLSFiles(cert=cert, key=key)).getContext(), client()))
+
+    def test_owner(self) -> None:
+        """Made by root for whom the server will run as, it is theirs."""
+        owned: list[tuple[Path, int, int]] = []
+        self.patch(os, "chown", lambda path, uid, gid: owned.append((Path(path), uid, gid)))
+        cert, key = make_self_signed(self.directory / "state", (1000, 100))
+        self.assertEqual(set(owned), {(path, 1000, 100) for path in (self.directory / "state", cert, key)})
+        self.assertEqual(make_self_signed(self.directory / "state", (1000, 100)), (cert, key))
+        self.assertEqual(len(owned), 3)
