@@ -252,7 +252,7 @@ class StorageTests(SynchronousTestCase):
             self.assertEqual(answered, expected)
 
     def test_file_meta(self) -> None:
-        """PS3.10 7.1: the file is named by the command, has the context's transfer syntax, and is the peer's."""
+        """PS3.10 7.1: the file has the command's UIDs, the context's transfer syntax and both AE titles."""
         peer = MemoryServer.of(Storage(self.store)).connect()
         peer.associate({1: (CT, JPEG), 3: (CT, IVR)}, calling=" SCU ")
         for context_id, transfer_syntax in ((1, JPEG), (3, IVR)):
