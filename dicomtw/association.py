@@ -16,7 +16,7 @@ from twisted.logger import Logger
 
 from dicomtw import ae_title, uids
 from dicomtw.dimse import status, writer
-from dicomtw.dimse.messages import C_CANCEL_RQ, Command, response_type
+from dicomtw.dimse.messages import C_CANCEL_RQ, Command, DataSet, response_type
 from dicomtw.dimse.reader import MessageReader
 from dicomtw.errors import DimseError, ProtocolError
 from dicomtw.feed import Disk, Feed
@@ -140,6 +140,7 @@ class Association:
         self._fragments: list[memoryview] = []
         self._waiting: deque[_Operation] = deque()
         self._running = 0
+        self._starting = False
         self._window = 1
         self._release_requested = False
 
@@ -260,6 +261,8 @@ class Association:
             service, operation.perform = self._entity.registry.perform(
                 operation.context.abstract_syntax, command.message_type
             )
+            if command.message_type.data_set is DataSet.ALWAYS and not command.has_data_set:
+                raise DimseError(status.MISTYPED_ARGUMENT, "the data set is missing")
             if command.has_data_set:
                 sink = service.data_set_sink(operation)
                 operation.feed = Feed(sink, self._entity.disk, self._disk_busy)
@@ -285,9 +288,13 @@ class Association:
     # -- performing operations
 
     def _perform_next(self) -> None:
+        if self._starting:
+            return  # called by an operation that was over at once: the loop below goes on
+        self._starting = True
         while self._waiting and (self._running < self._window or not self._window):
             self._running += 1
             Deferred.fromCoroutine(self._perform(self._waiting.popleft())).addErrback(self._bug)
+        self._starting = False
         self._shell.hold("operations", len(self._waiting) >= _MAXIMUM_WAITING)
 
     async def _perform(self, operation: _Operation) -> None:

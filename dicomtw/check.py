@@ -35,7 +35,7 @@ def _faults(server: Server) -> list[str]:
             faults.append(f"--listen takes a Twisted server endpoint, not {text!r}: {error}")
     if server.tls_cert is not None:
         try:
-            tls.ContextFactory(tls_files(server, server.tls_cert, server.tls_key or server.tls_cert))
+            tls.server_context(tls_files(server, server.tls_cert, server.tls_key or server.tls_cert))
         except tls.TLSError as error:
             faults.append(str(error))
     place = Path(os.path.abspath(server.store))

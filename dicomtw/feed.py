@@ -9,7 +9,6 @@ from typing import Final, TypeVar
 
 from twisted.internet.defer import Deferred
 
-from dicomtw.errors import DimseError
 from dicomtw.storage import DataSetSink, WouldBlock
 
 T = TypeVar("T")
@@ -77,7 +76,7 @@ class Feed:
         else:
             try:
                 self._disk.call(lambda: self.sink.write(fragments))
-            except DimseError as refusal:
+            except Exception as refusal:  # `commit` raises it, whatever it is
                 self._refusal = refusal
 
     async def _write_in_thread(self) -> None:

@@ -124,6 +124,7 @@ class DicomProtocol(Protocol):
     # -- IPushProducer: our answers pile up
 
     def pauseProducing(self) -> None:
+        self._last_activity = self.clock.seconds()
         self.hold("unread answers", True)
 
     def resumeProducing(self) -> None:

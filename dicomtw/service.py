@@ -12,15 +12,21 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import attrs
+from OpenSSL import SSL
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.endpoints import SSL4ServerEndpoint, TCP4ServerEndpoint, serverFromString
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
+from twisted.internet.interfaces import (
+    IListeningPort,
+    IOpenSSLServerConnectionCreator,
+    IStreamServerEndpoint,
+)
 from twisted.internet.threads import deferToThread, deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
+from zope.interface import implementer
 
 from dicomtw.association import ApplicationEntity
 from dicomtw.config import Configuration, Server
@@ -177,9 +183,9 @@ class DicomService(Service):
             where = f"port {server.port}"
             arguments = {"port": server.port, "backlog": _BACKLOG, "interface": server.interface}
             if server.tls:
-                context = self._context_factory(server)
+                creator = _ConnectionCreator(self._tls_context(server))
                 endpoints.append(
-                    (where, SSL4ServerEndpoint(self._reactor, sslContextFactory=context, **arguments))
+                    (where, SSL4ServerEndpoint(self._reactor, sslContextFactory=creator, **arguments))
                 )
             else:
                 endpoints.append((where, TCP4ServerEndpoint(self._reactor, **arguments)))
@@ -190,14 +196,14 @@ class DicomService(Service):
                 raise StartError(f"--listen takes a Twisted server endpoint, not {text!r}: {error}") from None
         return endpoints
 
-    def _context_factory(self, server: Server) -> tls.ContextFactory:
+    def _tls_context(self, server: Server) -> SSL.Context:
         try:
             if server.tls_cert is None:
                 directory = state_directory(server)
                 cert, key = tls.make_self_signed(directory, self._process.owner)
             else:
                 cert, key = server.tls_cert, server.tls_key or server.tls_cert
-            factory = tls.ContextFactory(tls_files(server, cert, key))
+            context = tls.server_context(tls_files(server, cert, key))
         except OSError as error:
             raise StartError(f"cannot make a certificate in {error.filename}: {error.strerror}") from None
         except tls.TLSError as error:
@@ -207,7 +213,7 @@ class DicomService(Service):
             cert=str(cert),
             fingerprint=tls.fingerprint(cert),
         )
-        return factory
+        return context
 
     def _listen(self, description: str, endpoint: IStreamServerEndpoint, factory: DicomFactory) -> None:
         faults: list[Failure] = []
@@ -273,6 +279,17 @@ class DicomService(Service):
                 store.close()
 
         return DeferredList(waiting).addBoth(stopped)
+
+
+@implementer(IOpenSSLServerConnectionCreator)
+class _ConnectionCreator:
+    """Makes the TLS connections of one listener, all of one context."""
+
+    def __init__(self, context: SSL.Context) -> None:
+        self._context = context
+
+    def serverConnectionForTLS(self, tlsProtocol: object) -> SSL.Connection:
+        return SSL.Connection(self._context, None)
 
 
 def accepts_any_by_default(server: Server, configuration: Configuration) -> bool:

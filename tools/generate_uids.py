@@ -6,8 +6,17 @@ output over the tables; ``tests/test_uids.py`` tells when that is due.
 
 from __future__ import annotations
 
-from dicomtw.uids import NOT_STORED_BY_C_STORE
 from pydicom._uid_dict import UID_dictionary
+
+from dicomtw.uids import NOT_STORED_BY_C_STORE
+
+#: In the standard since pydicom's dictionary was made (PS3.5 A.4.12, A.4.13).
+NEWER_TRANSFER_SYNTAXES = {
+    "1.2.840.10008.1.2.4.110": "JPEG XL Lossless",
+    "1.2.840.10008.1.2.4.111": "JPEG XL JPEG Recompression",
+    "1.2.840.10008.1.2.4.112": "JPEG XL",
+    "1.2.840.10008.1.2.8.1": "Deflated Image Frame Compression",
+}
 
 
 def storage_sop_classes() -> dict[str, str]:
@@ -21,7 +30,8 @@ def storage_sop_classes() -> dict[str, str]:
 
 def transfer_syntaxes() -> dict[str, str]:
     """All transfer syntaxes, retired ones too (PS3.5 Annex A)."""
-    return {uid: name for uid, (name, kind, *_) in UID_dictionary.items() if kind == "Transfer Syntax"}
+    known = {uid: name for uid, (name, kind, *_) in UID_dictionary.items() if kind == "Transfer Syntax"}
+    return known | NEWER_TRANSFER_SYNTAXES
 
 
 def _print_table(name: str, table: dict[str, str]) -> None:

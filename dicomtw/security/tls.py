@@ -1,6 +1,6 @@
 """TLS as PS3.15 Annex B profiles it: the profiles as data, and the OpenSSL context made of one.
 
-Only pyOpenSSL and cryptography are used here; Twisted takes a `ContextFactory` as it is.
+Only pyOpenSSL and cryptography are used here; `service` hands the context to Twisted.
 """
 
 from __future__ import annotations
@@ -75,8 +75,9 @@ PROFILES: Final[Mapping[str, Profile]] = {
             "TLS_AES_256_GCM_SHA384",
             "TLS_CHACHA20_POLY1305_SHA256",
             "TLS_AES_128_CCM_SHA256",
-            "TLS_AES_128_CCM_8_SHA256",
         ),
+        warning="TLS_AES_128_CCM_8_SHA256, which the profile lists, is not offered: OpenSSL holds its short "
+        "tags for too weak",
     ),
     "bcp195-ex": Profile(
         "B.11",
@@ -126,20 +127,8 @@ class TLSFiles:
     profile: str = "8996"
 
 
-class ContextFactory:
-    """Twisted's context factory for servers: one context for all connections, made at once.
-
-    Raises `TLSError` where the files or the profile do not make one.
-    """
-
-    def __init__(self, files: TLSFiles) -> None:
-        self._context = _server_context(files)
-
-    def getContext(self) -> SSL.Context:
-        return self._context
-
-
-def _server_context(files: TLSFiles) -> SSL.Context:
+def server_context(files: TLSFiles) -> SSL.Context:
+    """The OpenSSL context of a server; raises `TLSError` where the files or the profile do not make one."""
     profile = PROFILES[files.profile]
     if profile.refused:
         raise TLSError(profile.refused)
@@ -231,7 +220,8 @@ def make_self_signed(directory: Path, owner: tuple[int, int] | None = None) -> t
         (key_path, key_pem),
         (cert_path, certificate.public_bytes(serialization.Encoding.PEM)),
     ):
-        temporary = path.with_suffix(f".{os.getpid()}")
+        temporary = path.with_suffix(".new")
+        temporary.unlink(missing_ok=True)  # of a start that was cut off here
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
         with open(fd, "wb") as file:
             file.write(data)

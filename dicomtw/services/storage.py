@@ -43,8 +43,6 @@ class Storage(ServiceClass):
     def data_set_sink(self, operation: Operation) -> DataSetSink:
         """A file of the store, named by the command."""
         request = operation.request
-        if not request.has_data_set:
-            raise DimseError(status.MISTYPED_ARGUMENT, "C-STORE without a data set")
         return self._store.open(
             FileMeta(
                 sop_class_uid=request.affected_sop_class_uid or "",
