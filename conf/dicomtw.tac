@@ -3,9 +3,8 @@
 from pathlib import Path
 
 from dicomtw.config import Configuration, Remote, Server
-from dicomtw.service import DicomService, Process
+from dicomtw.service import DicomService
 from twisted.application.service import Application
-from twisted.internet import reactor
 
 server = Server(
     aet="PMOD",
@@ -16,5 +15,5 @@ server = Server(
 scanner = Remote(aet="SCANNER", host="127.0.0.1", port=11112, check_host=True)
 
 application = Application("dicomtw")
-service = DicomService(Configuration(servers=(server,), remotes=(scanner,)), reactor, Process())
+service = DicomService(Configuration(servers=(server,), remotes=(scanner,)))
 service.setServiceParent(application)

@@ -21,7 +21,7 @@ from dicomtw.dimse.reader import MessageReader
 from dicomtw.errors import DimseError, ProtocolError
 from dicomtw.feed import Disk, Feed
 from dicomtw.security.access import AccessPolicy, Decision, Requestor
-from dicomtw.services import Perform, ServiceRegistry
+from dicomtw.services import MemorySink, Perform, ServiceRegistry
 from dicomtw.storage import DataSetSink
 from dicomtw.ul.items import MaximumLength
 from dicomtw.ul.machine import State
@@ -100,6 +100,11 @@ class _Operation:
     @property
     def called_ae_title(self) -> str:
         return self._association.called_ae_title
+
+    @property
+    def data_set(self) -> bytes:
+        sink = None if self.feed is None else self.feed.sink
+        return bytes(sink.data) if isinstance(sink, MemorySink) else b""
 
     @property
     def sink(self) -> DataSetSink:

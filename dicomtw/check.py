@@ -10,7 +10,7 @@ from twisted.internet.testing import MemoryReactor
 
 from dicomtw.config import Configuration, Server
 from dicomtw.security import tls
-from dicomtw.service import describe, tls_files, warnings_of
+from dicomtw.service import describe, no_endpoint, tls_files, warnings_of
 
 
 def check(configuration: Configuration) -> list[str]:
@@ -32,7 +32,7 @@ def _faults(server: Server) -> list[str]:
         try:
             serverFromString(MemoryReactor(), text)
         except Exception as error:  # an endpoint's parser is a plugin and may raise anything
-            faults.append(f"--listen takes a Twisted server endpoint, not {text!r}: {error}")
+            faults.append(no_endpoint(text, error))
     if server.tls_cert is not None:
         try:
             tls.server_context(tls_files(server, server.tls_cert, server.tls_key or server.tls_cert))

@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -23,7 +23,7 @@ from twisted.internet.interfaces import (
     IStreamServerEndpoint,
 )
 from twisted.internet.threads import deferToThread, deferToThreadPool
-from twisted.logger import Logger
+from twisted.logger import ILogObserver, Logger
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 from zope.interface import implementer
@@ -33,9 +33,10 @@ from dicomtw.config import Configuration, Server
 from dicomtw.feed import Disk
 from dicomtw.protocol import DicomFactory, Limits
 from dicomtw.security import access, tls
-from dicomtw.services import ServiceRegistry
+from dicomtw.services import ServiceClass, ServiceRegistry
 from dicomtw.services.storage import Storage
 from dicomtw.services.verification import Verification
+from dicomtw.storage import Store
 from dicomtw.storage.directory import DirectoryStore, Durability, OnDuplicate
 
 T = TypeVar("T")
@@ -57,18 +58,44 @@ class Process:
     owner: tuple[int, int] | None = None
     pidfile: str | None = None
     daemon: bool = False
+    #: Makes the log observer that the application is to use, if not twistd's own.
+    log_observer: Callable[[], ILogObserver] | None = None
+
+
+#: Makes the service classes of a server, which stores into the `Store`.
+Services = Callable[[Server, Store], Iterable[ServiceClass]]
+
+
+def standard_services(server: Server, store: Store) -> list[ServiceClass]:
+    """What every server does."""
+    return [Verification(), Storage(store, accept_unknown=server.accept_unknown_sop_classes)]
+
+
+_ALONE = Process()
 
 
 class DicomService(Service):
-    """All servers of a configuration in one process."""
+    """All servers of a configuration in one process.
+
+    `services` makes what they serve; the default is `standard_services`, to which others can be added.
+    """
 
     log = Logger()
     name = "dicom"
 
-    def __init__(self, configuration: Configuration, reactor: Any, process: Process) -> None:
+    def __init__(
+        self,
+        configuration: Configuration,
+        reactor: Any = None,
+        process: Process = _ALONE,
+        services: Services = standard_services,
+    ) -> None:
+        if reactor is None:
+            from twisted.internet import reactor
         self._configuration = configuration
         self._reactor = reactor
         self._process = process
+        self._services = services
         self._threads = ThreadPool(0, _DISK_THREADS, "dicomtw-disk")
         self._disk = Disk(self._in_thread)
         self._stores: dict[Path, DirectoryStore] = {}
@@ -106,9 +133,7 @@ class DicomService(Service):
                 accept_any_ae=server.accept_any_ae or accepts_any_by_default(server, configuration),
                 accept_any_called_ae=server.accept_any_called_ae,
             ),
-            registry=ServiceRegistry(
-                [Verification(), Storage(store, accept_unknown=server.accept_unknown_sop_classes)]
-            ),
+            registry=ServiceRegistry(self._services(server, store)),
             disk=self._disk,
             maximum_length=server.max_pdu,
             no_implementation_version_name=server.no_implementation_version_name,
@@ -124,6 +149,12 @@ class DicomService(Service):
         return DicomFactory(entity, limits, self._reactor, _resolve)
 
     # -- start
+
+    def setServiceParent(self, parent: Any) -> None:
+        """Give the application our log observer, which `twistd --logger` still overrides."""
+        super().setServiceParent(parent)
+        if self._process.log_observer is not None:
+            parent.setComponent(ILogObserver, self._process.log_observer())
 
     def privilegedStartService(self) -> None:
         """Open the ports, as root if need be; what is made for the server belongs to whom it will run as."""
@@ -193,7 +224,7 @@ class DicomService(Service):
             try:
                 endpoints.append((text, serverFromString(self._reactor, text)))
             except Exception as error:  # an endpoint's parser is a plugin and may raise anything
-                raise StartError(f"--listen takes a Twisted server endpoint, not {text!r}: {error}") from None
+                raise StartError(no_endpoint(text, error)) from None
         return endpoints
 
     def _tls_context(self, server: Server) -> SSL.Context:
@@ -290,6 +321,13 @@ class _ConnectionCreator:
 
     def serverConnectionForTLS(self, tlsProtocol: object) -> SSL.Connection:
         return SSL.Connection(self._context, None)
+
+
+def no_endpoint(text: str, error: Exception) -> str:
+    """Why a text is no server endpoint."""
+    if text.startswith("systemd:") and isinstance(error, LookupError):
+        return f"--listen={text}: systemd has passed no such socket"
+    return f"--listen takes a Twisted server endpoint, not {text!r}: {error or type(error).__name__}"
 
 
 def accepts_any_by_default(server: Server, configuration: Configuration) -> bool:

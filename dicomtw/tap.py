@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 from twisted.application.service import IService
 from twisted.python import usage
 
+from dicomtw.check import check
 from dicomtw.config import (
     FLAG,
     ConfigError,
@@ -21,6 +22,8 @@ from dicomtw.config import (
     parse_remote,
     settings_of,
 )
+from dicomtw.jsonlog import file_log_observer, observer_for_twistd
+from dicomtw.service import DicomService, Process
 
 _SETTINGS = settings_of(Server)
 
@@ -71,9 +74,7 @@ class Options(usage.Options):
         self._many.setdefault("prefer_transfer_syntax", []).append(uid)
 
     def opt_remote(self, text: str) -> None:
-        """A known remote, AET@HOST:PORT[,tls][,check-host][,no-version][,default-transfer-syntax]; may be
-        repeated.
-        """
+        """A known remote: AET@HOST:PORT[,FLAG...], flags as in a [[remote]] table; may be repeated."""
         try:
             self._remotes.append(parse_remote(text))
         except ConfigError as fault:
@@ -113,28 +114,34 @@ class Options(usage.Options):
             raise usage.UsageError(str(fault)) from None
         if self["check"]:
             self._check()
-        if self.configuration.log_format == "json":
-            self._log_json()
+        if self.configuration.log_format == "json" and "fileLogObserverFactory" in self._parent:  # twist
+            self._parent["fileLogObserverFactory"] = file_log_observer
 
     def _check(self) -> NoReturn:
-        from dicomtw.check import check
-
         faults = check(self.configuration)
         for fault in faults:
             print(f"dicom: {fault}", file=sys.stderr)
         raise SystemExit(1 if faults else 0)
 
-    def _log_json(self) -> None:
-        """Choose the log observer of the twistd or twist around us."""
-        from dicomtw.jsonlog import file_log_observer, observer_for_twistd
+    @property
+    def _parent(self) -> dict[str, Any]:
+        """The options of the twistd or twist around us."""
+        return getattr(self, "parent", None) or {}
 
-        parent = getattr(self, "parent", None)
-        if parent is None:
-            return
-        if "fileLogObserverFactory" in parent:  # twist
-            parent["fileLogObserverFactory"] = file_log_observer
-        elif not parent["logger"]:
-            parent["logger"] = observer_for_twistd(parent)
+    def process(self) -> Process:
+        """What of twistd's options concerns us."""
+        parent = self._parent
+        uid, gid = parent.get("uid"), parent.get("gid")
+        owner = None
+        if uid is not None:
+            owner = (uid, gid if gid is not None else pwd.getpwuid(uid).pw_gid)
+        json = self.configuration.log_format == "json" and "logfile" in parent
+        return Process(
+            owner=owner,
+            pidfile=parent.get("pidfile"),
+            daemon="nodaemon" in parent and not parent["nodaemon"],
+            log_observer=observer_for_twistd(parent) if json else None,
+        )
 
 
 def _fail(why: str) -> NoReturn:
@@ -144,19 +151,5 @@ def _fail(why: str) -> NoReturn:
 
 def makeService(options: Options) -> IService:
     """The service of a parsed command line."""
-    from twisted.internet import reactor
-
-    from dicomtw.service import DicomService, Process
-
-    parent = getattr(options, "parent", None) or {}
-    uid, gid = parent.get("uid"), parent.get("gid")
-    owner = None
-    if uid is not None:
-        owner = (uid, gid if gid is not None else pwd.getpwuid(uid).pw_gid)
-    process = Process(
-        owner=owner,
-        pidfile=parent.get("pidfile"),
-        daemon="nodaemon" in parent and not parent["nodaemon"],
-    )
-    service: IService = DicomService(options.configuration, reactor, process)
+    service: IService = DicomService(options.configuration, process=options.process())
     return service

@@ -48,6 +48,10 @@ class Operation(Protocol):
         """Whom they called."""
 
     @property
+    def data_set(self) -> bytes:
+        """The encoded data set, where `ServiceClass.data_set_sink` left it in memory; empty without one."""
+
+    @property
     def sink(self) -> DataSetSink:
         """What `ServiceClass.data_set_sink` returned; complete when the operation's method is called."""
 

@@ -22,7 +22,7 @@ from OpenSSL import SSL, crypto
 from twisted.trial.unittest import SynchronousTestCase
 
 from dicomtw.security import tls
-from dicomtw.security.tls import PROFILES, ContextFactory, TLSError, TLSFiles, fingerprint, make_self_signed
+from dicomtw.security.tls import PROFILES, TLSError, TLSFiles, fingerprint, make_self_signed, server_context
 
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
@@ -130,7 +130,7 @@ class TLSTestCase(SynchronousTestCase):
         return TLSFiles(cert=cert, key=self.file("key.pem", own.key_pem), profile=profile, **other)
 
     def context(self, own: Identity | None = None, profile: str = "8996", **other: Path | str) -> SSL.Context:
-        return ContextFactory(self.files(own, profile, **other)).getContext()
+        return server_context(self.files(own, profile, **other))
 
 
 class ProfileTests(TLSTestCase):
@@ -205,11 +205,6 @@ class ProfileTests(TLSTestCase):
         warned = {name for name, profile in PROFILES.items() if "retired" in profile.warning}
         self.assertEqual(warned, {"bcp195-ex", "bcp195-nd", "bcp195", "aes"})
 
-    def test_one_context(self) -> None:
-        """All connections of a server share one context, so that their sessions can be resumed."""
-        factory = ContextFactory(self.files())
-        self.assertIs(factory.getContext(), factory.getContext())
-
 
 class VerificationTests(TLSTestCase):
     """``--tls-verify``: what the server makes of a peer's certificate."""
@@ -251,7 +246,7 @@ class VerificationTests(TLSTestCase):
 class BrokenFileTests(TLSTestCase):
     def assert_refused(self, files: TLSFiles, path: Path, words: str) -> None:
         """One line that begins with the file and says what is wrong with it."""
-        said = str(self.assertRaises(TLSError, ContextFactory, files))
+        said = str(self.assertRaises(TLSError, server_context, files))
         self.assertTrue(said.startswith(str(path)), said)
         self.assertIn(words, said)
         self.assertEqual(said.splitlines(), [said])
@@ -296,7 +291,7 @@ class BrokenFileTests(TLSTestCase):
         """Certificate, chain and key may all be in one file."""
         own = identity("client", "CA")
         path = self.file("all.pem", own.cert_pem + identity("CA").cert_pem + own.key_pem)
-        context = ContextFactory(TLSFiles(cert=path, key=path)).getContext()
+        context = server_context(TLSFiles(cert=path, key=path))
         self.assertTrue(handshake(context, client()).get_cipher_name())
 
 
@@ -327,14 +322,14 @@ class SelfSignedTests(TLSTestCase):
             make_self_signed(self.directory)
             (self.directory / missing).unlink()
             cert, key = make_self_signed(self.directory)
-            ContextFactory(TLSFiles(cert=cert, key=key))
+            server_context(TLSFiles(cert=cert, key=key))
 
     def test_after_a_crash(self) -> None:
         """What a start that was cut off left behind does not keep the next one from making it."""
         for name in ("tls-key", "tls-cert"):
             self.file(f"{name}.{os.getpid()}", b"half")
         cert, key = make_self_signed(self.directory)
-        ContextFactory(TLSFiles(cert=cert, key=key))
+        server_context(TLSFiles(cert=cert, key=key))
 
     def test_fingerprint(self) -> None:
         """The fingerprint is written as ``openssl x509 -fingerprint -sha256`` does."""
@@ -364,7 +359,7 @@ class SelfSignedTests(TLSTestCase):
             self.assertFalse(constraints.ca)
             lifetime = certificate.not_valid_after_utc - certificate.not_valid_before_utc
             self.assertEqual(lifetime.days, 3651)
-            self.assertTrue(handshake(ContextFactory(TLSFiles(cert=cert, key=key)).getContext(), client()))
+            self.assertTrue(handshake(server_context(TLSFiles(cert=cert, key=key)), client()))
 
     def test_owner(self) -> None:
         """Made by root for whom the server will run as, it is theirs."""
