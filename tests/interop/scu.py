@@ -46,6 +46,7 @@ class Scu:
         *,
         tls: ssl.SSLContext | None = None,
         session: ssl.SSLSession | None = None,
+        source: str = "",
         timeout: float = 10.0,
     ) -> None:
         self.socket = socket.socket(socket.AF_UNIX if isinstance(address, Path) else socket.AF_INET)
@@ -54,6 +55,8 @@ class Scu:
         self._reader: MessageReader | None = None
         self._received: deque[ReceivedPDU | Command] = deque()
         try:
+            if source:
+                self.socket.bind((source, 0))
             self.socket.connect(str(address) if isinstance(address, Path) else address)
             if not isinstance(address, Path):
                 self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -59,7 +59,7 @@ def environment(**more: str) -> dict[str, str]:
     dropped = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "STATE_DIRECTORY", "NOTIFY_SOCKET")
     kept = {name: value for name, value in os.environ.items() if name not in dropped}
     path = os.pathsep.join(filter(None, (str(CHECKOUT), os.environ.get("PYTHONPATH", ""))))
-    return {**kept, "PYTHONPATH": path, "PYTHONWARNINGS": "default", **more}
+    return {**kept, "PYTHONPATH": path, **more}
 
 
 def run_twistd(
@@ -133,7 +133,7 @@ class Twistd:
     @property
     def listening(self) -> list[str]:
         """Its ports, and names of sockets that have no port."""
-        return [name.strip('"') for name in _LISTENING.findall(self.log)]
+        return [name.strip("'\"") for name in _LISTENING.findall(self.log)]
 
     @property
     def port(self) -> int:
