@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import attrs
@@ -10,7 +11,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import LogLevel, capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
-from dicomtw import uids
+from dicomtw import feed, uids
 from dicomtw.association import ApplicationEntity
 from dicomtw.dimse import status
 from dicomtw.dimse.messages import (
@@ -47,6 +48,7 @@ from dicomtw.testing import MemoryServer, MemoryStore, Peer, associate_rq, at_on
 from dicomtw.ul.items import AsynchronousOperationsWindow, ImplementationVersionName
 from dicomtw.ul.negotiation import Offer
 from dicomtw.ul.pdu import A_ABORT, A_ASSOCIATE_AC, A_ASSOCIATE_RJ, A_RELEASE_RP, A_RELEASE_RQ
+from tests.test_feed import Threads
 
 IVR = uids.IMPLICIT_VR_LITTLE_ENDIAN
 EVR = uids.EXPLICIT_VR_LITTLE_ENDIAN
@@ -93,8 +95,8 @@ class Outcome(ServiceClass):
         self.seen.append(operation)
         if operation.request.has_data_set:
             await operation.commit()
-            assert isinstance(operation.sink, MemorySink)
-            self.data_sets.append(bytes(operation.sink.data))
+        if operation.data_set:
+            self.data_sets.append(operation.data_set)
         if isinstance(self.outcome, BaseException):
             raise self.outcome
         return self.outcome
@@ -500,6 +502,59 @@ class WindowTests(AssociationTestCase):
         self.assertEqual(peer.received(), [])
         held.let(1)
         self.assertEqual(self.answers(peer), [(number, 0) for number in range(1, 302)])
+
+
+class LaggingDiskTests(AssociationTestCase):
+    """Promise 3: when the disk lags, reading from that peer pauses."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        now = [100.0]
+        self.patch(feed, "time", SimpleNamespace(monotonic=lambda: now[0]))
+        self.threads = Threads()
+        disk = Disk(self.threads)
+        disk.call(lambda: now.__setitem__(0, 101.0))
+        self.assertTrue(disk.lags)
+        self.server.factory.entity = attrs.evolve(self.server.factory.entity, disk=disk)
+
+    def test_pause(self) -> None:
+        """The peer is paused while a thread writes, and another peer is not."""
+        peer, other = self.associated(), self.associated()
+        first, *rest = message(3, c_store_rq(), bytes(50_000))
+        peer.send(first, rest[0])
+        self.assertEqual(peer.transport.producerState, "paused")
+        self.assertEqual(other.transport.producerState, "producing")
+        self.assertEqual(other.request(1, c_echo_rq()).status, 0)
+        self.threads.run()
+        self.assertEqual(peer.transport.producerState, "producing")
+        peer.send(*rest[1:])
+        self.assertEqual(peer.transport.producerState, "paused")
+        while self.threads.waiting:
+            self.assertEqual(peer.received(), [])
+            self.threads.run()
+        self.assertEqual(self.answers(peer), [(1, 0)])
+        self.assertEqual(self.store.objects["1.2.3"][1], bytes(50_000))
+
+    def test_lost_while_a_thread_writes(self) -> None:
+        """A peer that is lost meanwhile leaves nothing, when the thread is done."""
+        for end in (Peer.close, lambda peer: peer.send(A_ABORT(0)), lambda peer: peer.send(A_RELEASE_RQ())):
+            peer = self.associated()
+            peer.send(*message(3, c_store_rq(), bytes(50_000))[:2])
+            discarded = self.store.discarded
+            end(peer)
+            self.assertEqual(self.store.discarded, discarded)
+            self.threads.run()
+            self.assertEqual((self.store.objects, self.store.discarded), ({}, discarded + 1))
+            self.assertEqual(self.threads.waiting, [])
+
+    def test_lost_while_a_thread_commits(self) -> None:
+        """An object that is complete is stored, though its sender is gone when that is done."""
+        peer = self.associated()
+        peer.send(*message(3, c_store_rq(), b"data"))
+        peer.close()
+        while self.threads.waiting:
+            self.threads.run()
+        self.assertEqual(self.store.objects["1.2.3"][1], b"data")
 
 
 class EndTests(AssociationTestCase):

@@ -186,6 +186,18 @@ class TimerTests(ProtocolTestCase):
         peer.protocol.hold("disk", False)
         self.assert_aborts_after(60, peer, "nothing more came of a message")
 
+    def test_nothing_after_the_end(self) -> None:
+        """Whoever has been released is given ARTIM to close, however short the other times are."""
+        self.server.factory.limits = Limits(artim_timeout=30, dimse_timeout=2, idle_timeout=5)
+        peer = self.associated()
+        peer.send(A_RELEASE_RQ())
+        self.assertEqual(peer.received(), [A_RELEASE_RP()])
+        self.clock.pump([1] * 29)
+        self.assertTrue(peer.connected)
+        self.assertEqual(peer.received(), [])
+        self.clock.advance(1)
+        self.assertFalse(peer.connected)
+
     def test_one_timer(self) -> None:
         """PDUs set no timers: an association has one, whatever comes in."""
         peer = self.associated()
