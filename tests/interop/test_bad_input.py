@@ -511,6 +511,11 @@ class NegotiationTests(CasesTestCase):
 
 
 class TimerTests(CasesTestCase):
+    def _check_time(self, elapsed: float, limit: float) -> None:
+        """Not early, and late only as far as a busy machine explains it; in seconds."""
+        self.assertGreater(elapsed, limit - 0.1)
+        self.assertLess(elapsed, limit + 1.0)
+
     def test_timers(self) -> None:
         """C01, C02, DIMSE and idle timeout: each silent state ends when its time is up."""
         server = Twistd(self, *QUICK)
@@ -541,7 +546,7 @@ class TimerTests(CasesTestCase):
                     else:
                         self.assertEqual(everything_from(scu.socket), b"")
                         elapsed = time.monotonic() - began
-                    self.assertLess(abs(elapsed - limit), 0.5, "seconds off")
+                    self._check_time(elapsed, limit)
         finally:
             for scu, _ in connections:
                 scu.close()
@@ -565,7 +570,7 @@ class TimerTests(CasesTestCase):
                     continue
                 except ConnectionError:
                     break
-            self.assertLess(abs(time.monotonic() - began - ARTIM), 0.5)
+            self._check_time(time.monotonic() - began, ARTIM)
 
     def test_peer_does_not_close(self) -> None:
         """C93: after RELEASE-RP, RJ and ABORT it is the peer that closes; if not, we do at ARTIM."""
@@ -582,7 +587,7 @@ class TimerTests(CasesTestCase):
         for (what, _, answer), scu in zip(cases, connections, strict=True):
             with self.case(what), scu:
                 self.assertEqual(said(scu.answers()[-1]), answer)
-                self.assertLess(abs(time.monotonic() - began - ARTIM), 0.5)
+                self._check_time(time.monotonic() - began, ARTIM)
 
     def test_others_do_not_wait(self) -> None:
         """C03, C17: silent and vanished connections cost another peer nothing."""

@@ -10,7 +10,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -63,13 +64,37 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def run_twistd(
-    *options: str, twistd: Sequence[str] = ("-n", "--pidfile="), cwd: Path | None = None
+    *options: str,
+    twistd: Sequence[str] = ("-n", "--pidfile="),
+    cwd: Path | None = None,
+    pass_fds: Sequence[int] = (),
 ) -> subprocess.CompletedProcess[str]:
-    """Run ``twistd dicom`` with options that end it at once."""
+    """Run ``twistd dicom`` with options that end it at once; it is killed, as its status says, if not."""
     command = [*TWISTD, *twistd, "dicom", *options]
-    return subprocess.run(
-        command, cwd=cwd, env=environment(), capture_output=True, text=True, timeout=PATIENCE, check=False
-    )
+    with subprocess.Popen(
+        command,
+        cwd=cwd,
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        pass_fds=pass_fds,
+    ) as process:
+        try:
+            out, err = process.communicate(timeout=PATIENCE / 2)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            out, err = process.communicate()
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
+def run_each_twistd(
+    commands: Iterable[tuple[Sequence[str], Path]],
+) -> list[subprocess.CompletedProcess[str]]:
+    """`run_twistd` for (options, working directory) each, two at a time."""
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(lambda command: run_twistd(*command[0], cwd=command[1]), commands))
 
 
 class Twistd:
