@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from dicomtw.protocol import CLOSE_GRACE, DicomProtocol, Limits
+from dicomtw.protocol import DicomProtocol, Limits
 from dicomtw.security.access import AccessPolicy, Remote
 from dicomtw.services.verification import Verification
 from dicomtw.testing import MemoryServer, MemoryStore, Peer, associate_rq, message
@@ -341,7 +341,7 @@ class ClosingTests(ProtocolTestCase):
         self.assertEqual(transport.calls, ["lose"])
         self.assertIsNone(transport.producer)
         transport.protocol.close()
-        self.clock.advance(CLOSE_GRACE - 0.5)
+        self.clock.advance(1.5)
         self.assertEqual(transport.calls, ["lose"])
         self.clock.advance(0.5)
         self.assertEqual(transport.calls, ["lose", "abort"])
@@ -354,7 +354,7 @@ class ClosingTests(ProtocolTestCase):
             transport = self.wire(*sent)
             self.clock.advance(30)
             self.assertEqual(transport.calls, ["lose"])
-            self.clock.advance(CLOSE_GRACE)
+            self.clock.advance(2)
             self.assertEqual(transport.calls, ["lose", "abort"])
             self.lose(transport)
 
