@@ -33,7 +33,7 @@ def _faults(server: Server) -> list[str]:
             serverFromString(MemoryReactor(), text)
         except Exception as error:  # an endpoint's parser is a plugin and may raise anything
             faults.append(no_endpoint(text, error))
-    if server.tls_cert is not None:
+    if server.tls:
         try:
             tls.server_context(tls_files(server, server.tls_cert, server.tls_key or server.tls_cert))
         except tls.TLSError as error:

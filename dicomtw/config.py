@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
+import os
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -68,7 +69,7 @@ def _check_text(value: Any) -> str:
 
 
 def _check_path(value: Any) -> Path:
-    text = _check_text(value)
+    text = _check_text(str(value) if isinstance(value, Path) else value)
     if "\0" in text:
         raise ValueError
     return Path(text)
@@ -125,7 +126,7 @@ def setting(kind: Kind, default: Any, meaning: str, *, many: bool = False) -> An
     """A field for a setting. `many`: it may be given several times, and is a tuple."""
 
     def convert(value: Any) -> Any:
-        if value == default:
+        if value is default:
             return value
         try:
             if not many:
@@ -146,7 +147,7 @@ def setting(kind: Kind, default: Any, meaning: str, *, many: bool = False) -> An
 class Remote:
     """An application entity that we know (PS3.15 leaves who may call to us)."""
 
-    aet: str = setting(AE_TITLE, "", "its AE title")
+    aet: str = setting(AE_TITLE, attrs.NOTHING, "its AE title")
     host: str = setting(TEXT, "", "its host name or IP address")
     port: int = setting(PORT, 0, "the port it listens on")
     tls: bool = setting(FLAG, False, "connections to it use TLS")
@@ -265,22 +266,21 @@ class Server:
 
     def _contradictions(self) -> list[str]:
         """What does not go together, in words."""
+        only_listen = self.port is None and bool(self.listen)
+        tls_files = (self.tls_cert, self.tls_key, self.tls_ca, self.tls_verify)
+        refused = PROFILES[self.tls_profile].refused
         rules = {
-            "accept-any-ae and known-ae-only contradict each other": self.accept_any_ae
+            "--accept-any-ae and --known-ae-only contradict each other": self.accept_any_ae
             and self.known_ae_only,
-            "tls is for port; in listen say ssl:": self.tls and self.port is None and bool(self.listen),
-            "interface is for port; in listen say tcp:PORT:interface=ADDRESS": bool(self.interface)
-            and self.port is None
-            and bool(self.listen),
-            "tls-key needs tls-cert": self.tls_key is not None and self.tls_cert is None,
-            "tls-verify needs the certificates to verify against: tls-ca": self.tls_verify
-            in ("optional", "required")
-            and self.tls_ca is None,
-            "tls-cert, tls-key, tls-ca and tls-verify need tls": not self.tls
-            and (self.tls_cert, self.tls_key, self.tls_ca, self.tls_verify) != (None, None, None, None),
-            f"tls-profile {self.tls_profile}: {PROFILES[self.tls_profile].refused}": bool(
-                PROFILES[self.tls_profile].refused
-            ),
+            "--tls is for --port; in --listen say ssl:": self.tls and only_listen,
+            "--interface is for --port; in --listen say tcp:PORT:interface=ADDRESS": bool(self.interface)
+            and only_listen,
+            "--tls-key needs --tls-cert": self.tls_key is not None and self.tls_cert is None,
+            "--tls-verify needs the certificates to verify against: --tls-ca": self.tls_ca is None
+            and self.tls_verify in ("optional", "required"),
+            "--tls-cert, --tls-key, --tls-ca and --tls-verify need --tls": not self.tls
+            and tls_files != (None, None, None, None),
+            f"--tls-profile={self.tls_profile}: {refused}": bool(refused),
         }
         return [fault for fault, applies in rules.items() if applies]
 
@@ -293,8 +293,22 @@ class Configuration:
     remotes: tuple[Remote, ...] = ()
     log_format: str = "text"
 
+    def __attrs_post_init__(self) -> None:
+        stores: dict[str, Server] = {}
+        for server in self.servers:
+            other = stores.setdefault(os.path.abspath(server.store), server)
+            if (other.durability, other.on_duplicate) != (server.durability, server.on_duplicate):
+                raise ConfigError(
+                    f"servers {other.aet} and {server.aet} share the store {server.store}, "
+                    "so --durability and --on-duplicate must be the same for both"
+                )
+
 
 LOG_FORMAT = _kind_of_choice("text", "json")
+
+
+#: Settings of which one on the command line takes the place of all in the file.
+_RIVALS = ({"port", "listen", "interface"}, {"accept_any_ae", "known_ae_only"})
 
 
 def settings_of(table: type[Server] | type[Remote]) -> Mapping[str, attrs.Attribute[Any]]:
@@ -317,11 +331,12 @@ def configure(
     origin = "" if path is None else f"{path}: "
     tables = _tables(document.pop("server", []), origin, "server")
     known = _tables(document.pop("remote", []), origin, "remote")
-    try:
-        chosen_format = LOG_FORMAT.check(log_format or document.pop("log-format", "text"))
-    except ValueError:
-        raise ConfigError(f"{origin}log-format takes {LOG_FORMAT.takes}") from None
-    document.pop("log-format", None)
+    chosen_format = document.pop("log-format", "text")
+    for given, where in ((chosen_format, origin), (log_format or chosen_format, "--")):
+        try:
+            LOG_FORMAT.check(given)
+        except ValueError:
+            raise ConfigError(f"{where}log-format takes {LOG_FORMAT.takes}, not {given!r}") from None
     common = _fields(Server, document, origin)
     single = {"port", "listen", "store", "state_dir"} & options.keys()
     if len(tables) > 1 and single:
@@ -330,8 +345,12 @@ def configure(
     servers = []
     for number, table in enumerate(tables or [{}], 1):
         where = f"{origin}[[server]] {number}: " if tables else origin
-        values = {**common, **_fields(Server, table, where), **options}
-        if "port" not in values and "listen" not in values:
+        values = {**common, **_fields(Server, table, where)}
+        for rivals in _RIVALS:
+            if rivals & options.keys():  # the command line wins over all of them
+                values = {name: value for name, value in values.items() if name not in rivals}
+        values |= options
+        if "port" not in values and not values.get("listen"):
             values["port"] = 4030
         servers.append(_make(Server, values, _dashed, where, options))
     file_remotes = []
@@ -341,7 +360,11 @@ def configure(
         if "aet" not in values:
             raise ConfigError(f"{where}aet is missing")
         file_remotes.append(_make(Remote, values, _dashed, where))
-    return Configuration(servers=tuple(servers), remotes=(*file_remotes, *remotes), log_format=chosen_format)
+    return Configuration(
+        servers=tuple(servers),
+        remotes=(*file_remotes, *remotes),
+        log_format=log_format or chosen_format,
+    )
 
 
 def _dashed(name: str) -> str:

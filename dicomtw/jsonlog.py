@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import IO, Any
 
 from twisted.logger import FileLogObserver, ILogObserver, LogEvent, formatEvent
@@ -37,15 +38,9 @@ def file_log_observer(file: IO[Any]) -> ILogObserver:
     return observer
 
 
-def observer_for_twistd(options: Mapping[str, Any]) -> Callable[[], ILogObserver]:
-    """What twistd's --logger takes: makes the observer for twistd's own --logfile and --nodaemon."""
-
-    def make() -> ILogObserver:
-        import sys
-
-        name = options["logfile"]
-        if name == "-" or (not name and options["nodaemon"]):
-            return file_log_observer(sys.stdout)
-        return file_log_observer(LogFile.fromFullPath(name or "twistd.log"))
-
-    return make
+def observer_for_twistd(options: Mapping[str, Any]) -> ILogObserver:
+    """An observer that writes where twistd's --logfile and --nodaemon say."""
+    name = options["logfile"]
+    if name == "-" or (not name and options["nodaemon"]):
+        return file_log_observer(sys.stdout)
+    return file_log_observer(LogFile.fromFullPath(name or "twistd.log"))

@@ -146,6 +146,8 @@ class DicomProtocol(Protocol):
         self._close_transport()
 
     def start_artim(self) -> None:
+        # While ARTIM runs there is no association, yet or any longer (Sta2, Sta13): it takes nobody's place.
+        self._server.associations.discard(self)
         self.stop_artim()
         self._artim = self.clock.callLater(self._server.limits.artim_timeout, self._artim_expired)
 
@@ -227,7 +229,9 @@ class DicomProtocol(Protocol):
     def _peer_name(self) -> str:
         peer = self.transport.getPeer()
         host = getattr(peer, "host", None)
-        return f"{host}:{peer.port}" if host is not None else "local socket"
+        if host is None:
+            return "local socket"
+        return f"[{host}]:{peer.port}" if ":" in host else f"{host}:{peer.port}"
 
     def _log_summary(self, reason: Failure) -> None:
         association = self.association
@@ -237,7 +241,7 @@ class DicomProtocol(Protocol):
             peer=self._peer_name(),
             tls=self._tls,
             seconds=self.clock.seconds() - self._began,
-            ended=ended or NOTHING_SAID,
+            ended=ended or ("closed by the peer inside a PDU" if self.provider.mid_pdu else NOTHING_SAID),
         )
 
 

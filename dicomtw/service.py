@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import pwd
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -31,6 +33,7 @@ from zope.interface import implementer
 from dicomtw.association import ApplicationEntity
 from dicomtw.config import Configuration, Server
 from dicomtw.feed import Disk
+from dicomtw.jsonlog import observer_for_twistd
 from dicomtw.protocol import DicomFactory, Limits
 from dicomtw.security import access, tls
 from dicomtw.services import ServiceClass, ServiceRegistry
@@ -52,14 +55,34 @@ class StartError(Exception):
 
 @attrs.frozen
 class Process:
-    """What the twistd around us was told."""
+    """What the twistd (or twist) around us was told: its options, some of them set only when it starts."""
 
-    #: uid and gid to run as once the ports are open.
-    owner: tuple[int, int] | None = None
-    pidfile: str | None = None
-    daemon: bool = False
-    #: Makes the log observer that the application is to use, if not twistd's own.
-    log_observer: Callable[[], ILogObserver] | None = None
+    options: Mapping[str, Any] = attrs.field(factory=dict)
+
+    @property
+    def owner(self) -> tuple[int, int] | None:
+        """Uid and gid to run as once the ports are open."""
+        uid, gid = self.options.get("uid"), self.options.get("gid")
+        if uid is None:
+            return None
+        return uid, pwd.getpwuid(uid).pw_gid if gid is None else gid
+
+    def log_observer(self) -> ILogObserver | None:
+        """Our log observer in the place of twistd's, or None where we are not under twistd."""
+        return observer_for_twistd(self.options) if "logfile" in self.options else None
+
+    def give_up(self, why: str) -> NoReturn:
+        """End the process with one line where its user looks, and leave no pid file behind."""
+        pipe, pidfile = self.options.get("statusPipe"), self.options.get("pidfile")
+        if pipe is not None:  # a daemon: its parent is still at the terminal, and reads 100 bytes
+            os.write(pipe, f"1 {why}".encode()[:100])
+        else:
+            # twistd has redirected sys.stderr into its log.
+            print(f"dicom: {why}", file=sys.__stderr__, flush=True)
+        if pidfile:
+            with contextlib.suppress(OSError):
+                os.unlink(pidfile)
+        raise SystemExit(1)
 
 
 #: Makes the service classes of a server, which stores into the `Store`.
@@ -153,16 +176,20 @@ class DicomService(Service):
     def setServiceParent(self, parent: Any) -> None:
         """Give the application our log observer, which `twistd --logger` still overrides."""
         super().setServiceParent(parent)
-        if self._process.log_observer is not None:
-            parent.setComponent(ILogObserver, self._process.log_observer())
+        observer = self._process.log_observer() if self._configuration.log_format == "json" else None
+        if observer is not None:
+            parent.setComponent(ILogObserver, observer)
 
     def privilegedStartService(self) -> None:
         """Open the ports, as root if need be; what is made for the server belongs to whom it will run as."""
         super().privilegedStartService()
+        servers = self._configuration.servers
         try:
-            for server, factory in zip(self._configuration.servers, self.factories, strict=True):
+            # All that can be wrong with the options shows before anything is made or opened.
+            endpoints = [self._endpoints(server) for server in servers]
+            for server, factory, places in zip(servers, self.factories, endpoints, strict=True):
                 self._make_store(server)
-                for description, endpoint in self._endpoints(server):
+                for description, endpoint in places:
                     self._listen(description, endpoint, factory)
         except StartError as error:
             self._give_up(str(error))
@@ -188,10 +215,10 @@ class DicomService(Service):
     def _make_store(self, server: Server) -> None:
         store = Path(os.path.abspath(server.store))
         try:
-            if not store.exists():
-                store.mkdir(mode=0o700, parents=True)
+            for path in reversed([path for path in (store, *store.parents) if not path.exists()]):
+                path.mkdir(mode=0o700)
                 if self._process.owner is not None:
-                    os.chown(store, *self._process.owner)
+                    os.chown(path, *self._process.owner)
         except OSError as error:
             raise StartError(f"cannot make the store {store}: {error.strerror}") from None
 
@@ -210,8 +237,14 @@ class DicomService(Service):
 
     def _endpoints(self, server: Server) -> list[tuple[str, IStreamServerEndpoint]]:
         endpoints: list[tuple[str, IStreamServerEndpoint]] = []
+        others: list[tuple[str, IStreamServerEndpoint]] = []
+        for text in server.listen:
+            try:
+                others.append((text, serverFromString(self._reactor, text)))
+            except Exception as error:  # an endpoint's parser is a plugin and may raise anything
+                raise StartError(no_endpoint(text, error)) from None
         if server.port is not None:
-            where = f"port {server.port}"
+            where = f"port {server.port}" + (f" of {server.interface}" if server.interface else "")
             arguments = {"port": server.port, "backlog": _BACKLOG, "interface": server.interface}
             if server.tls:
                 creator = _ConnectionCreator(self._tls_context(server))
@@ -220,17 +253,13 @@ class DicomService(Service):
                 )
             else:
                 endpoints.append((where, TCP4ServerEndpoint(self._reactor, **arguments)))
-        for text in server.listen:
-            try:
-                endpoints.append((text, serverFromString(self._reactor, text)))
-            except Exception as error:  # an endpoint's parser is a plugin and may raise anything
-                raise StartError(no_endpoint(text, error)) from None
-        return endpoints
+        return endpoints + others
 
     def _tls_context(self, server: Server) -> SSL.Context:
         try:
             if server.tls_cert is None:
                 directory = state_directory(server)
+                self._make_store(server)
                 cert, key = tls.make_self_signed(directory, self._process.owner)
             else:
                 cert, key = server.tls_cert, server.tls_key or server.tls_cert
@@ -253,18 +282,8 @@ class DicomService(Service):
             raise StartError(_why_not(description, fault.value))
 
     def _give_up(self, why: str) -> NoReturn:
-        """End the process with one line on standard error, and leave no pid file behind."""
         self.log.critical("{why}", why=why)
-        if self._process.daemon:
-            raise StartError(why)  # twistd hands it to the parent, which is still at the terminal
-        if self._process.pidfile:
-            try:
-                os.unlink(self._process.pidfile)
-            except OSError:
-                pass
-        # twistd has redirected sys.stderr into its log.
-        print(f"dicom: {why}", file=sys.__stderr__, flush=True)
-        raise SystemExit(1)
+        self._process.give_up(why)
 
     # -- stop
 
@@ -343,7 +362,7 @@ def state_directory(server: Server) -> Path:
     return Path(from_systemd) if from_systemd else server.store / ".state"
 
 
-def tls_files(server: Server, cert: Path, key: Path) -> tls.TLSFiles:
+def tls_files(server: Server, cert: Path | None, key: Path | None) -> tls.TLSFiles:
     """What TLS on a server's port is made of."""
     verify = server.tls_verify or ("none" if server.tls_ca is None else "required")
     return tls.TLSFiles(cert=cert, key=key, ca=server.tls_ca, verify=verify, profile=server.tls_profile)
@@ -361,7 +380,7 @@ def describe(server: Server, configuration: Configuration) -> list[str]:
     ]
     if server.tls:
         profile = tls.PROFILES[server.tls_profile]
-        verify = tls_files(server, Path(), Path()).verify
+        verify = tls_files(server, None, None).verify
         lines.append(f"TLS profile {profile.title} (PS3.15 {profile.section}), client certificates: {verify}")
     if server.no_implementation_version_name:
         lines.append("the implementation version name is not sent")
@@ -414,6 +433,9 @@ def _why_not(description: str, error: BaseException | None) -> str:
             f"cannot listen on {description}: permission denied. Use a port above 1024, or start as root "
             "with twistd --uid and --gid, which opens the port first and then drops root"
         )
+    if number == errno.EADDRNOTAVAIL:
+        why = f"{os.strerror(number)} (--interface takes an IP address of this machine)"
+        return f"cannot listen on {description}: {why}"
     if number == errno.EADDRINUSE:
         return f"cannot listen on {description}: another program listens there"
     return f"cannot listen on {description}: {os.strerror(number) if number else error}"

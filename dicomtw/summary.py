@@ -33,10 +33,10 @@ _TLS_FAULTS = {
 def log_summary(association: Association, *, peer: str, tls: str, seconds: float, ended: str) -> None:
     """Log the line, with its fields for machines as the event's `association`. Not a word about patients."""
     refused = [
-        f"{uids.name_of(context.abstract_syntax)} (result {context.result:d}: {context.why})"
+        f"{_name(context.abstract_syntax)} (result {context.result:d}: {context.why})"
         for context in association.refused
     ]
-    accepted = sorted({uids.name_of(context.abstract_syntax) for context in association.accepted.values()})
+    accepted = sorted({_name(context.abstract_syntax) for context in association.accepted.values()})
     failures = {f"{code:04X}H": count for code, count in sorted(association.failures.items())}
     fields: dict[str, Any] = {
         "calling": association.calling_ae_title,
@@ -67,6 +67,10 @@ def log_summary(association: Association, *, peer: str, tls: str, seconds: float
     orderly = not failures and ended in ("released", NOTHING_SAID)
     level = LogLevel.info if orderly else LogLevel.warn
     _log.emit(level, "{summary}", summary="; ".join(parts), association=fields)
+
+
+def _name(uid: str) -> str:
+    return uids.name_of(uid) if uids.is_valid_uid(uid) else repr(uid)  # it is a peer's, and may hold anything
 
 
 def _who(fields: dict[str, Any]) -> str:

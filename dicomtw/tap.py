@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import pwd
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
 from twisted.application.service import IService
@@ -14,15 +12,18 @@ from twisted.python import usage
 from dicomtw.check import check
 from dicomtw.config import (
     FLAG,
+    LOG_FORMAT,
+    PATH,
     ConfigError,
     Configuration,
+    Kind,
     Remote,
     Server,
     configure,
     parse_remote,
     settings_of,
 )
-from dicomtw.jsonlog import file_log_observer, observer_for_twistd
+from dicomtw.jsonlog import file_log_observer
 from dicomtw.service import DicomService, Process
 
 _SETTINGS = settings_of(Server)
@@ -71,7 +72,7 @@ class Options(usage.Options):
 
     def opt_prefer_transfer_syntax(self, uid: str) -> None:
         """Choose this transfer syntax where it is offered, before others; may be repeated."""
-        self._many.setdefault("prefer_transfer_syntax", []).append(uid)
+        self._many.setdefault("prefer-transfer-syntax", []).append(uid)
 
     def opt_remote(self, text: str) -> None:
         """A known remote: AET@HOST:PORT[,FLAG...], flags as in a [[remote]] table; may be repeated."""
@@ -98,18 +99,23 @@ class Options(usage.Options):
             raise usage.UsageError(f"dicom takes options only, not {args[0]!r}")
 
     def postOptions(self) -> None:
-        chosen: dict[str, Any] = dict(self._many)
+        chosen: dict[str, Any] = {}
         for name, setting in _SETTINGS.items():
-            if setting.metadata["many"] or not self[name]:
-                continue
             kind = setting.metadata["kind"]
-            try:
-                chosen[setting.name] = True if kind is FLAG else kind.parse(self[name])
-            except ValueError:
-                raise usage.UsageError(f"--{name} takes {kind.takes}, not {self[name]!r}") from None
-        path = Path(self["config"]) if self["config"] else None
+            if kind is FLAG:
+                if self[name]:
+                    chosen[setting.name] = True
+            elif setting.metadata["many"]:
+                if name in self._many:
+                    chosen[setting.name] = [_value(name, kind, word) for word in self._many[name]]
+            elif self[name] is not None:
+                chosen[setting.name] = _value(name, kind, self[name])
+        log_format = self["log-format"]
+        if log_format is not None:
+            log_format = _value("log-format", LOG_FORMAT, log_format)
+        path = None if self["config"] is None else _value("config", PATH, self["config"])
         try:
-            self.configuration = configure(path, chosen, tuple(self._remotes), self["log-format"])
+            self.configuration = configure(path, chosen, tuple(self._remotes), log_format)
         except ConfigError as fault:
             raise usage.UsageError(str(fault)) from None
         if self["check"]:
@@ -128,20 +134,13 @@ class Options(usage.Options):
         """The options of the twistd or twist around us."""
         return getattr(self, "parent", None) or {}
 
-    def process(self) -> Process:
-        """What of twistd's options concerns us."""
-        parent = self._parent
-        uid, gid = parent.get("uid"), parent.get("gid")
-        owner = None
-        if uid is not None:
-            owner = (uid, gid if gid is not None else pwd.getpwuid(uid).pw_gid)
-        json = self.configuration.log_format == "json" and "logfile" in parent
-        return Process(
-            owner=owner,
-            pidfile=parent.get("pidfile"),
-            daemon="nodaemon" in parent and not parent["nodaemon"],
-            log_observer=observer_for_twistd(parent) if json else None,
-        )
+
+def _value(name: str, kind: Kind, word: str) -> Any:
+    """The value of an option."""
+    try:
+        return kind.check(kind.parse(word))
+    except ValueError:
+        raise usage.UsageError(f"--{name} takes {kind.takes}, not {word!r}") from None
 
 
 def _fail(why: str) -> NoReturn:
@@ -151,5 +150,5 @@ def _fail(why: str) -> NoReturn:
 
 def makeService(options: Options) -> IService:
     """The service of a parsed command line."""
-    service: IService = DicomService(options.configuration, process=options.process())
+    service: IService = DicomService(options.configuration, process=Process(options.parent or {}))
     return service

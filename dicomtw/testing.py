@@ -89,6 +89,26 @@ class MemoryStoreSink:
             self._store.discarded += 1
 
 
+class _Transport(StringTransportWithDisconnection):
+    """Closes as real transports do: later, and not while it is told to."""
+
+    def __init__(self, clock: Clock, host: str) -> None:
+        super().__init__(peerAddress=IPv4Address("TCP", host, 50000))
+        self._clock = clock
+
+    def loseConnection(self) -> None:
+        if not self.disconnecting:
+            self.disconnecting = True
+            self._clock.callLater(0, self._lose)
+
+    def abortConnection(self) -> None:
+        self.loseConnection()
+
+    def _lose(self) -> None:
+        if self.connected:
+            super().loseConnection()
+
+
 class MemoryServer:
     """A server with a virtual clock; `addresses` is what host names resolve to."""
 
@@ -125,8 +145,9 @@ class Peer:
     """The other end of a connection to a `MemoryServer`: it speaks PDUs, correct or not."""
 
     def __init__(self, server: MemoryServer, host: str) -> None:
+        self._clock = server.clock
         self.protocol = server.factory.buildProtocol(None)
-        self.transport = StringTransportWithDisconnection(peerAddress=IPv4Address("TCP", host, 50000))
+        self.transport = _Transport(server.clock, host)
         self.transport.protocol = self.protocol
         self._framer = Framer(self, 0)
         self._reader: MessageReader | None = None
@@ -137,6 +158,7 @@ class Peer:
     @property
     def connected(self) -> bool:
         """Whether the server has not closed the connection."""
+        self._clock.advance(0)
         return bool(self.transport.connected)
 
     def send(self, *pdus: PDU | bytes) -> None:
@@ -179,6 +201,7 @@ class Peer:
         """Close the connection."""
         if self.connected:
             self.transport.loseConnection()
+            self._clock.advance(0)
 
     # -- ul.framer.Receiver and dimse.reader.MessageReceiver
 

@@ -826,6 +826,7 @@ class FactoryTests(AssociationTestCase):
         drained = self.server.factory.drain()
         with capturedLogs() as events:
             self.server.factory.abort("the server stops")
+            self.server.clock.advance(0)
         self.assertFalse(silent.connected)
         for one in (peer, storing):
             self.assertEqual(one.received(), [USER_ABORT])

@@ -387,16 +387,16 @@ class FaultTests(ConfigTestCase):
     def test_contradictions(self) -> None:
         """What does not go together is said in words that name the settings."""
         cases = {
-            "accept-any-ae = true\nknown-ae-only = true": "accept-any-ae and known-ae-only contradict",
-            "tls = true\nlisten = ['tcp:1']": "tls is for port; in listen say ssl:",
-            "interface = '::'\nlisten = ['tcp:1']": "interface is for port; in listen say tcp:",
-            "tls = true\ntls-key = 'k'": "tls-key needs tls-cert",
-            "tls = true\ntls-verify = 'required'": "tls-verify needs the certificates",
-            "tls = true\ntls-verify = 'optional'": "tls-verify needs the certificates",
-            "tls-cert = 'c'": "need tls",
-            "tls-ca = 'c'": "need tls",
-            "tls-verify = 'none'": "need tls",
-            "tls = true\ntls-profile = 'basic'": "tls-profile basic: the Basic TLS profile",
+            "accept-any-ae = true\nknown-ae-only = true": "--accept-any-ae and --known-ae-only contradict",
+            "tls = true\nlisten = ['tcp:1']": "--tls is for --port; in --listen say ssl:",
+            "interface = '::'\nlisten = ['tcp:1']": "--interface is for --port; in --listen say tcp:",
+            "tls = true\ntls-key = 'k'": "--tls-key needs --tls-cert",
+            "tls = true\ntls-verify = 'required'": "--tls-verify needs the certificates",
+            "tls = true\ntls-verify = 'optional'": "--tls-verify needs the certificates",
+            "tls-cert = 'c'": "need --tls",
+            "tls-ca = 'c'": "need --tls",
+            "tls-verify = 'none'": "need --tls",
+            "tls = true\ntls-profile = 'basic'": "--tls-profile=basic: the Basic TLS profile",
         }
         for text, words in cases.items():
             self.assertIn(words, self.fault(text))

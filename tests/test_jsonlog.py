@@ -103,7 +103,7 @@ class ObserverTests(SynchronousTestCase):
             (None, 0, file),
         ):
             before = expected.getvalue()
-            observer_for_twistd({"logfile": logfile, "nodaemon": nodaemon})()({"log_format": "said"})
+            observer_for_twistd({"logfile": logfile, "nodaemon": nodaemon})({"log_format": "said"})
             said = expected.getvalue().removeprefix(before)
             self.assertEqual(json.loads(said)["message"], "said", (logfile, nodaemon))
         self.assertEqual(named, ["named.log", "named.log", "twistd.log"])

@@ -36,7 +36,17 @@ ARROW: dict[str, tuple[str, ...]] = {
     "jsonlog": (),
     "config": (*GROUND, "security.tls", "storage"),
     "testing": (*GROUND, "ul", "dimse", "storage", "services", "security", "feed", "association", "protocol"),
-    "service": (*GROUND, "storage", "services", "security", "feed", "association", "protocol", "config"),
+    "service": (
+        *GROUND,
+        "storage",
+        "services",
+        "security",
+        "feed",
+        "association",
+        "protocol",
+        "config",
+        "jsonlog",
+    ),
     "check": ("security", "config", "service"),
     "tap": ("config", "check", "jsonlog", "service"),
 }

@@ -296,7 +296,7 @@ class ClosingTests(ProtocolTestCase):
         store = message(3, c_store_rq(), bytes(50_000))
         cases: dict[str, tuple[list[PDU | bytes], str]] = {
             "Sta2": ([], "closed by the peer before any association"),
-            "Sta2, half a proposal": ([rq.encode()[:50]], "closed by the peer before any association"),
+            "Sta2, half a proposal": ([rq.encode()[:50]], "closed by the peer inside a PDU"),
             "Sta6": ([rq], "connection closed by the peer"),
             "Sta6, half a message": ([rq, *store[:2]], "connection closed by the peer"),
             "Sta6, an operation runs": ([rq, *store], "connection closed by the peer"),

@@ -18,7 +18,7 @@ from twisted.application.service import Application
 from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.testing import MemoryReactorClock
-from twisted.logger import ILogObserver, LogEvent, LogLevel, capturedLogs
+from twisted.logger import ILogObserver, LogLevel, capturedLogs
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -28,7 +28,6 @@ from dicomtw.security.tls import PROFILES
 from dicomtw.service import (
     DicomService,
     Process,
-    StartError,
     describe,
     standard_services,
     state_directory,
@@ -95,7 +94,7 @@ class ServiceTestCase(SynchronousTestCase):
 
     def peer(self, made: DicomService, number: int = 0, host: str = "192.0.2.1") -> Peer:
         """A connection to one of its servers."""
-        server: Any = SimpleNamespace(factory=made.factories[number])
+        server: Any = SimpleNamespace(factory=made.factories[number], clock=self.reactor)
         return Peer(server, host)
 
     def refused(self, *servers: Server, process: Process | None = None, start: bool = False) -> str:
@@ -157,7 +156,7 @@ class ListenTests(ServiceTestCase):
         owned: list[tuple[str, int, int]] = []
         self.patch(os, "chown", lambda path, uid, gid: owned.append((str(path), uid, gid)))
         self.store = self.here / "deep" / "store"
-        self.started(process=Process(owner=(7, 8)))
+        self.started(process=Process({"uid": 7, "gid": 8}))
         self.assertEqual(stat.S_IMODE(self.store.stat().st_mode), 0o700)
         self.assertIn((str(self.store), 7, 8), owned)
 
@@ -182,15 +181,18 @@ class ListenTests(ServiceTestCase):
         self.assertEqual(len([line for level, line in told if level is LogLevel.warn]), 2)
 
     def test_log_observer(self) -> None:
-        """The application gets the log observer that the process was told of."""
-        events: list[LogEvent] = []
-        application = Application("dicom")
-        self.made(process=Process(log_observer=lambda: events.append)).setServiceParent(application)
-        ILogObserver(application)({"said": True})
-        self.assertEqual(events, [{"said": True}])
-        plain = Application("dicom")
-        self.made().setServiceParent(plain)
-        self.assertIsNone(plain.getComponent(ILogObserver, None))
+        """Under twistd, and if that is the log format, the application gets our observer of JSON lines."""
+        twistd = Process({"logfile": "-", "nodaemon": 1})
+        for log_format, process, is_ours in (
+            ("json", twistd, True),
+            ("text", twistd, False),
+            ("json", Process(), False),
+        ):
+            configuration = Configuration(servers=(self.server(),), log_format=log_format)
+            application = Application("dicom")
+            DicomService(configuration, self.reactor, process).setServiceParent(application)
+            observer = application.getComponent(ILogObserver, None)
+            self.assertEqual(observer is not None, is_ours, (log_format, process))
 
 
 class TLSTests(ServiceTestCase):
@@ -269,7 +271,7 @@ class StartErrorTests(ServiceTestCase):
             (
                 errno.EADDRNOTAVAIL,
                 {"port": 104},
-                "cannot listen on port 104: Cannot assign requested address",
+                "cannot listen on port 104: Cannot assign requested address (--interface takes",
             ),
             (None, {"port": 104}, "cannot listen on port 104: "),
         ):
@@ -314,9 +316,9 @@ class StartErrorTests(ServiceTestCase):
         file.write_text("no certificate")
         absent = self.here / "absent.pem"
         for settings, said in (
-            ({"tls_cert": str(absent)}, f"{absent}: No such file or directory"),
-            ({"tls_cert": str(file)}, f"{file} holds no usable certificate"),
-            ({"tls_ca": str(absent)}, f"{absent}: No such file or directory"),
+            ({"tls_cert": str(absent)}, f"--tls-cert {absent}: No such file or directory"),
+            ({"tls_cert": str(file)}, f"--tls-cert {file} holds no usable certificate"),
+            ({"tls_ca": str(absent)}, f"--tls-ca {absent}: No such file or directory"),
             ({"state_dir": str(file)}, f"cannot make a certificate in {file}: "),
         ):
             line = self.refused(self.server(tls=True, **settings))
@@ -336,14 +338,20 @@ class StartErrorTests(ServiceTestCase):
         pidfile = self.here / "twistd.pid"
         pidfile.write_text("1")
         for _ in range(2):
-            self.refused(self.server(listen=["nonsense"]), process=Process(pidfile=str(pidfile)))
+            self.refused(self.server(listen=["nonsense"]), process=Process({"pidfile": str(pidfile)}))
             self.assertFalse(pidfile.exists())
 
     def test_daemon(self) -> None:
         """A daemon tells its parent, which is still at the terminal, and prints nothing itself."""
-        made = self.made(self.server(listen=["nonsense"]), process=Process(daemon=True))
-        fault = self.assertRaises(StartError, made.privilegedStartService)
-        self.assertIn("'nonsense'", str(fault))
+        reading, writing = os.pipe()
+        self.addCleanup(os.close, reading)
+        process = Process({"statusPipe": writing})
+        made = self.made(self.server(listen=["nonsense" * 20]), process=process)
+        self.assertRaises(SystemExit, made.privilegedStartService)
+        os.close(writing)
+        said = os.read(reading, 1000)
+        self.assertTrue(said.startswith(b"1 --listen takes a Twisted server endpoint, not 'nonsense"), said)
+        self.assertEqual(len(said), 100)
         self.assertEqual(self.err.getvalue(), "")
 
 

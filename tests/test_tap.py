@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import pwd
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -179,7 +180,7 @@ class FaultTests(CommandLineTestCase):
         """A bad value is one line on standard error that names the option, and exit status 1."""
         for words, said in (
             (["--port=x"], "--port takes a port number from 0 (any free one) to 65535, not 'x'"),
-            (["--port=65536"], "--port takes a port number from 0 (any free one) to 65535, not 65536"),
+            (["--port=65536"], "--port takes a port number from 0 (any free one) to 65535, not '65536'"),
             (["-port=-1"], "--port takes a port number"),
             (["--aet=12345678901234567"], "--aet takes an AE title: 1 to 16 ASCII characters"),
             (["--aet=A\\B"], "--aet takes an AE title"),
@@ -187,8 +188,8 @@ class FaultTests(CommandLineTestCase):
             (["--interface=localhost"], "--interface takes an IP address"),
             (["--tls", "--tls-verify=maybe"], "--tls-verify takes one of none, optional, required"),
             (["--tls", "--tls-profile=b12"], "--tls-profile takes one of 8996"),
-            (["--tls", "--tls-profile=basic"], "tls-profile basic: the Basic TLS profile (PS3.15 B.1)"),
-            (["--tls-cert=c"], "tls-cert, tls-key, tls-ca and tls-verify need tls"),
+            (["--tls", "--tls-profile=basic"], "--tls-profile=basic: the Basic TLS profile (PS3.15 B.1)"),
+            (["--tls-cert=c"], "--tls-cert, --tls-key, --tls-ca and --tls-verify need --tls"),
             (["--max-pdu=4095"], "--max-pdu takes a number of bytes from 4096"),
             (["--max-pdu=many"], "--max-pdu takes a number of bytes from 4096"),
             (["--max-associations=0"], "--max-associations takes a whole number"),
@@ -198,12 +199,12 @@ class FaultTests(CommandLineTestCase):
             (["--drain-timeout=1e9"], "--drain-timeout takes a number of seconds"),
             (["--durability=fast"], "--durability takes one of strict, relaxed"),
             (["--on-duplicate=both"], "--on-duplicate takes one of replace, keep, refuse"),
-            (["--prefer-transfer-syntax=1.2.3"], "--prefer-transfer-syntax takes a list of values, each the"),
+            (["--prefer-transfer-syntax=1.2.3"], "--prefer-transfer-syntax takes the UID of a transfer"),
             (["--remote=CT1"], "--remote takes AET@HOST:PORT[,FLAG...], not 'CT1'"),
             (["--remote=A\\B@h:1"], "--remote AET takes an AE title"),
             (["--remote=CT1@h:65536"], "--remote PORT takes a port number"),
             (["--remote=CT1@h:1,tsl"], "--remote takes the flags"),
-            (["--accept-any-ae", "--known-ae-only"], "accept-any-ae and known-ae-only contradict each other"),
+            (["--accept-any-ae", "--known-ae-only"], "--accept-any-ae and --known-ae-only contradict"),
             (["--config=/nonexistent.toml"], "/nonexistent.toml: No such file or directory"),
             (["--prot=1"], "option --prot not recognized"),
             (["--port"], "option --port requires argument"),
@@ -364,46 +365,38 @@ class LogFormatTests(CommandLineTestCase):
         parent: dict[str, Any] = {"fileLogObserverFactory": None}
         options = self.options(parent, "--log-format=json")
         self.assertIs(parent["fileLogObserverFactory"], file_log_observer)
-        self.assertIsNone(options.process().log_observer)
-
-    def test_twistd(self) -> None:
-        """Under twistd the service has a log observer for the application, made of twistd's own options."""
-        parent = {"logger": None, "logfile": "-", "nodaemon": 1}
-        make = self.options(parent, "--log-format=json").process().log_observer
-        assert make is not None
-        make()({"log_format": "said"})
-        self.assertIn('"message": "said"', self.out.getvalue())
+        self.assertEqual(options.configuration.log_format, "json")
 
     def test_text(self) -> None:
-        """Text is what it is without us; and without anybody around us there is nothing to choose."""
-        for parent, words in (
-            ({"logfile": "-", "nodaemon": 1}, ["--log-format=text"]),
-            ({"logfile": "-", "nodaemon": 1}, []),
-            (None, ["--log-format=json"]),
+        """Text is what it is without us."""
+        parent: dict[str, Any] = {"fileLogObserverFactory": None}
+        self.options(parent, "--log-format=text")
+        self.assertIsNone(parent["fileLogObserverFactory"])
+
+
+class ProcessTests(CommandLineTestCase):
+    def test_owner(self) -> None:
+        """The service learns as whom it will run; a user's group is his own if none is given."""
+        self.patch(pwd, "getpwuid", lambda uid: SimpleNamespace(pw_gid=uid + 1))
+        for options, owner in (
+            ({}, None),
+            ({"uid": None, "gid": None}, None),
+            ({"uid": 7, "gid": 8}, (7, 8)),
+            ({"uid": 7, "gid": 0}, (7, 0)),
+            ({"uid": 7, "gid": None}, (7, 8)),
         ):
-            self.assertIsNone(self.options(parent, *words).process().log_observer)
+            self.assertEqual(Process(options).owner, owner, options)
+
+    def test_log_observer(self) -> None:
+        """Under twistd there is a log observer, made of twistd's own options; elsewhere there is none."""
+        observer = Process({"logfile": "-", "nodaemon": 1}).log_observer()
+        assert observer is not None
+        observer({"log_format": "said"})
+        self.assertIn('"message": "said"', self.out.getvalue())
+        self.assertIsNone(Process({"fileLogObserverFactory": None}).log_observer())
 
 
 class MakeServiceTests(CommandLineTestCase):
-    def test_process(self) -> None:
-        """The service learns as whom it will run, of the pid file, and whether it is a daemon."""
-        self.patch(tap.pwd, "getpwuid", lambda uid: SimpleNamespace(pw_gid=uid + 1))
-        plain = {"uid": None, "gid": None, "pidfile": "twistd.pid", "nodaemon": 1}
-        for parent, process in (
-            (None, Process()),
-            ({}, Process()),
-            (plain, Process(pidfile="twistd.pid")),
-            ({**plain, "nodaemon": 0}, Process(pidfile="twistd.pid", daemon=True)),
-            ({**plain, "uid": 7, "gid": 8}, Process((7, 8), "twistd.pid")),
-            ({**plain, "uid": 7, "gid": 0}, Process((7, 0), "twistd.pid")),
-            ({**plain, "uid": 7}, Process((7, 8), "twistd.pid")),
-        ):
-            options = Options()
-            if parent is not None:
-                options.parent = parent
-            options.parseOptions(["--port=0"])
-            self.assertEqual(options.process(), process, parent)
-
     def test_service(self) -> None:
         """The service is made of the configuration and the process."""
         made: list[Any] = []
@@ -411,4 +404,4 @@ class MakeServiceTests(CommandLineTestCase):
         options = Options()
         options.parseOptions(["--port=0"])
         self.assertEqual(makeService(options), "made")
-        self.assertEqual(made, [((options.configuration,), {"process": Process()})])
+        self.assertEqual(made, [((options.configuration,), {"process": Process({})})])

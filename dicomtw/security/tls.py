@@ -12,7 +12,7 @@ import os
 import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import attrs
 from cryptography import x509
@@ -120,8 +120,9 @@ _VERIFY: Final[Mapping[str, int]] = {
 class TLSFiles:
     """What TLS on a server needs; all files are PEM."""
 
-    cert: Path
-    key: Path
+    #: Both None to look at the rest alone.
+    cert: Path | None
+    key: Path | None
     ca: Path | None = None
     verify: str = "none"
     profile: str = "8996"
@@ -148,26 +149,37 @@ def server_context(files: TLSFiles) -> SSL.Context:
 
 
 def _load(context: SSL.Context, files: TLSFiles) -> None:
-    steps: list[tuple[Path, str, Callable[[], object]]] = [
-        (files.cert, "certificate", lambda: context.use_certificate_chain_file(str(files.cert))),
-        (files.key, "private key", lambda: context.use_privatekey_file(str(files.key))),
-        (files.key, "private key that belongs to the certificate", context.check_privatekey),
-    ]
+    steps: list[tuple[str, Path, str, Callable[[], object]]] = []
+    if files.cert is not None and files.key is not None:
+        cert, key = str(files.cert), str(files.key)
+        steps += [
+            ("cert", files.cert, "certificate", lambda: context.use_certificate_chain_file(cert)),
+            ("key", files.key, "private key", lambda: context.use_privatekey(_private_key(key))),
+            ("key", files.key, "private key that belongs to the certificate", context.check_privatekey),
+        ]
     if files.ca is not None:
         ca = files.ca
-        steps.append((ca, "certificate", lambda: context.load_verify_locations(str(ca))))
-    for path, what, load in steps:
+        steps.append(("ca", ca, "certificate", lambda: context.load_verify_locations(str(ca))))
+    for option, path, what, load in steps:
         try:
             path.read_bytes()
             load()
         except OSError as error:
-            raise TLSError(f"{path}: {error.strerror}") from None
-        except SSL.Error as error:
-            reasons = ", ".join(str(entry[-1]) for entry in error.args[0] if entry) if error.args else ""
-            raise TLSError(f"{path} holds no usable {what}{': ' + reasons if reasons else ''}") from None
+            raise TLSError(f"--tls-{option} {path}: {error.strerror}") from None
+        except (SSL.Error, ValueError, TypeError) as error:
+            said = error.args[0] if error.args else ""
+            if isinstance(error, SSL.Error):
+                said = ", ".join(str(entry[-1]) for entry in said if entry)
+            colon = ": " if said else ""
+            raise TLSError(f"--tls-{option} {path} holds no usable {what}{colon}{said}") from None
     context.set_verify(_VERIFY[files.verify], lambda connection, cert, number, depth, ok: bool(ok))
     if files.ca is not None and files.verify != "none":
         context.load_client_ca(str(files.ca).encode())
+
+
+def _private_key(path: str) -> Any:
+    """An unencrypted key. OpenSSL's own loader would ask for a passphrase on the terminal."""
+    return serialization.load_pem_private_key(Path(path).read_bytes(), password=None)
 
 
 def fingerprint(cert: Path) -> str:
