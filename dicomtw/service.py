@@ -187,10 +187,11 @@ class DicomService(Service):
         try:
             # All that can be wrong with the options shows before anything is made or opened.
             endpoints = [self._endpoints(server) for server in servers]
-            for server, factory, places in zip(servers, self.factories, endpoints, strict=True):
-                self._make_store(server)
+            for factory, places in zip(self.factories, endpoints, strict=True):
                 for description, endpoint in places:
                     self._listen(description, endpoint, factory)
+            for server in servers:
+                self._make_store(server)
         except StartError as error:
             self._give_up(str(error))
         self._listening = True

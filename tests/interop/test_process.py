@@ -90,7 +90,7 @@ class BadOptionsTests(CasesTestCase):
             (["--listen=systemd:domain=INET:name=x"], ["--listen", "systemd"]),
             (["-tls", "--tls-profile=basic"], ["tls-profile", "3DES"]),
             (["-tls", "--tls-profile=nonsense"], ["--tls-profile", "8996"]),
-            (["--tls-cert=file"], ["tls-cert", "need tls"]),
+            (["--tls-cert=file"], ["--tls-cert", "need --tls"]),
             (["-tls", "--tls-cert=missing.pem"], ["tls-cert", "missing.pem", "No such file"]),
             (["-tls", "--tls-cert=file"], ["tls-cert", "file"]),
             (["-tls", "--tls-verify=required"], ["tls-verify", "tls-ca"]),
@@ -139,7 +139,7 @@ class BadOptionsTests(CasesTestCase):
             ended = run_twistd(f"--port={port}", "--interface=127.0.0.1", cwd=directory)
         self.assertEqual(ended.returncode, 1, ended.stdout)
         (line,) = ended.stderr.splitlines()
-        self.assertIn(f"cannot listen on port {port}: another program listens there", line)
+        self.assertIn(f"cannot listen on port {port} of 127.0.0.1: another program listens there", line)
         self.assertNotIn("Traceback", ended.stdout)
 
     def test_daemon(self) -> None:
@@ -161,7 +161,7 @@ class BadOptionsTests(CasesTestCase):
         # The second line is twistd's own: that there is a log.
         self.assertLessEqual(len(ended.stderr.splitlines()), 2, ended.stderr)
         for text in (ended.stderr, (directory / "log").read_text()):
-            self.assertIn(f"cannot listen on port {port}: another program listens there", text)
+            self.assertIn(f"cannot listen on port {port} of 127.0.0.1: another program listens there", text)
             self.assertNotIn("Traceback", text)
         self.assertFalse((directory / "pid").exists())
 
