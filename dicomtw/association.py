@@ -6,8 +6,8 @@ them, and sends their answers. It knows neither sockets nor files.
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Awaitable
+from collections import Counter
+from enum import Flag, auto
 from typing import Any, Protocol
 
 import attrs
@@ -16,13 +16,13 @@ from twisted.logger import Logger
 
 from dicomtw import ae_title, uids
 from dicomtw.dimse import status, writer
-from dicomtw.dimse.messages import C_CANCEL_RQ, Command, DataSet, response_type
+from dicomtw.dimse.messages import C_CANCEL_RQ, Command, DataSet
 from dicomtw.dimse.reader import MessageReader
 from dicomtw.errors import DimseError, ProtocolError
 from dicomtw.feed import Disk, Feed
+from dicomtw.operations import OPERATIONS_WINDOW, Operation, OperationQueue
 from dicomtw.security.access import AccessPolicy, Decision, Requestor
-from dicomtw.services import MemorySink, Perform, ServiceRegistry
-from dicomtw.storage import DataSetSink
+from dicomtw.services import ServiceRegistry
 from dicomtw.ul.items import MaximumLength
 from dicomtw.ul.machine import State
 from dicomtw.ul.negotiation import AcceptedContext, Acceptor, RefusedContext, check_contexts, negotiate
@@ -34,10 +34,6 @@ TEMPORARY_CONGESTION = A_ASSOCIATE_RJ(Result.REJECTED_TRANSIENT, Source.SERVICE_
 LOCAL_LIMIT_EXCEEDED = A_ASSOCIATE_RJ(Result.REJECTED_TRANSIENT, Source.SERVICE_PROVIDER_PRESENTATION, 2)
 APPLICATION_CONTEXT_NOT_SUPPORTED = A_ASSOCIATE_RJ(Result.REJECTED_PERMANENT, Source.SERVICE_USER, 2)
 
-#: Operations that a peer may have outstanding if it asks for a window. They share the cost of syncing.
-OPERATIONS_WINDOW = 16
-#: Complete requests that wait for their turn, at most, before the peer is paused.
-_MAXIMUM_WAITING = 4
 #: Failed operations of one association that get a log line of their own; all are counted in the summary.
 _FAILURES_LOGGED = 5
 
@@ -58,6 +54,16 @@ class ApplicationEntity:
     preferred_transfer_syntaxes: tuple[str, ...] = ()
 
 
+class Hold(Flag):
+    """Why nothing is read from a peer for a while."""
+
+    DISK = auto()
+    #: Too many of its requests wait.
+    OPERATIONS = auto()
+    #: It does not read what we answer.
+    UNREAD_ANSWERS = auto()
+
+
 class Shell(Protocol):
     """What an association asks of whoever carries its bytes."""
 
@@ -70,7 +76,7 @@ class Shell(Protocol):
     def resolve(self, names: frozenset[str]) -> Deferred[frozenset[str]]:
         """The addresses of host names."""
 
-    def hold(self, reason: str, held: bool) -> None:
+    def hold(self, reason: Hold, held: bool) -> None:
         """Stop reading from the peer for `reason`, or (False) no longer for it."""
 
     def associated(self) -> None:
@@ -78,46 +84,6 @@ class Shell(Protocol):
 
     def idle(self) -> None:
         """No operation is left to perform."""
-
-
-class _Operation:
-    """A request being received or performed; what a service sees as `services.Operation`."""
-
-    __slots__ = ("_association", "context", "feed", "perform", "refusal", "request")
-
-    def __init__(self, association: Association, context: AcceptedContext, request: Command) -> None:
-        self._association = association
-        self.context = context
-        self.request = request
-        self.perform: Perform | None = None
-        self.feed: Feed | None = None
-        self.refusal: DimseError | None = None
-
-    @property
-    def calling_ae_title(self) -> str:
-        return self._association.calling_ae_title
-
-    @property
-    def called_ae_title(self) -> str:
-        return self._association.called_ae_title
-
-    @property
-    def data_set(self) -> bytes:
-        sink = None if self.feed is None else self.feed.sink
-        return bytes(sink.data) if isinstance(sink, MemorySink) else b""
-
-    @property
-    def sink(self) -> DataSetSink:
-        assert self.feed is not None, f"{self.request.message_type.name} has no data set"
-        return self.feed.sink
-
-    def commit(self) -> Awaitable[None]:
-        assert self.feed is not None, f"{self.request.message_type.name} has no data set"
-        return self.feed.commit()
-
-    def discard(self) -> None:
-        if self.feed is not None:
-            self.feed.discard()
 
 
 class Association:
@@ -135,18 +101,18 @@ class Association:
         self.refused: tuple[RefusedContext, ...] = ()
         #: How it ended, in words; empty while it lives.
         self.ended = ""
-        # For the summary: C-STOREs answered with success, their bytes, failures by status.
+        # For the summary: operations that succeeded by name, failures by status, and the bytes of all data
+        # sets, refused ones too.
         self.operations: Counter[str] = Counter()
         self.failures: Counter[int] = Counter()
         self.data_set_bytes = 0
+        self.lax_uids = False
         self._reader: MessageReader | None = None
         self._peer_maximum_length = 0
-        self._receiving: _Operation | None = None
+        self._receiving: Operation | None = None
         self._fragments: list[memoryview] = []
-        self._waiting: deque[_Operation] = deque()
-        self._running = 0
-        self._starting = False
-        self._window = 1
+        self._queue = OperationQueue(self, 1)
+        self._busy_feeds = 0
         self._release_requested = False
 
     # -- association establishment
@@ -157,7 +123,7 @@ class Association:
         self.called_ae_title = ae_title.significant(rq.called_ae_title)
         if rq.application_context_name != uids.APPLICATION_CONTEXT_NAME:
             name = rq.application_context_name
-            self._reject(APPLICATION_CONTEXT_NOT_SUPPORTED, f"application context name {name!r}")
+            self._reject(APPLICATION_CONTEXT_NOT_SUPPORTED, f"application context name {name[:64]!r}")
             return
         requestor = Requestor(
             calling_ae_title=rq.calling_ae_title,
@@ -175,12 +141,13 @@ class Association:
                 writer.fragment_length(self._peer_maximum_length)
             except ValueError as error:
                 raise ProtocolError(str(error)) from None
-        if decision.resolve:
+        if decision.resolve and self._shell.full() is None:
             resolved = self._shell.resolve(decision.resolve)
-            resolved.addCallback(
-                lambda addresses: self._decided(rq, self._entity.access.decide(requestor, addresses))
+            resolved.addCallbacks(
+                lambda addresses: self._decided(rq, self._entity.access.decide(requestor, addresses)),
+                lambda _: self._reject(TEMPORARY_CONGESTION, "the names of remotes cannot be resolved now"),
             )
-            resolved.addErrback(self._bug)
+            resolved.addErrback(self.bug)
         else:
             self._decided(rq, decision)
 
@@ -212,12 +179,14 @@ class Association:
         )
         self.accepted = dict(agreement.accepted)
         self.refused = agreement.refused
-        self._window = agreement.operations_window
+        self._queue = OperationQueue(self, agreement.operations_window)
         self._reader = MessageReader(self.accepted, self)
         self._shell.associated()
         self.provider.associate_response(agreement.ac)
 
     def _reject(self, rejection: A_ASSOCIATE_RJ, why: str) -> None:
+        if self.provider.state != State.Sta3:
+            return  # it left meanwhile
         self.ended = f"rejected with {rejection}: {why}"
         self.provider.associate_response(rejection)
 
@@ -251,14 +220,14 @@ class Association:
     @property
     def busy(self) -> bool:
         """Whether we owe the peer an answer."""
-        return bool(self._running or self._waiting)
+        return self._queue.busy
 
     # -- dimse.reader.MessageReceiver
 
     def command_received(self, context_id: int, command: Command) -> None:
         if command.is_response:
             raise ProtocolError(f"{command.message_type.name} to nothing that we asked")
-        operation = _Operation(self, self.accepted[context_id], command)
+        operation = Operation(self.accepted[context_id], command, self.calling_ae_title, self.called_ae_title)
         self._receiving = operation
         if command.message_type is C_CANCEL_RQ:
             return
@@ -268,6 +237,8 @@ class Association:
             )
             if command.message_type.data_set is DataSet.ALWAYS and not command.has_data_set:
                 raise DimseError(status.MISTYPED_ARGUMENT, "the data set is missing")
+            if not uids.is_strict_uid(command.affected_sop_instance_uid or "0"):
+                self.lax_uids = True
             if command.has_data_set:
                 sink = service.data_set_sink(operation)
                 operation.feed = Feed(sink, self._entity.disk, self._disk_busy)
@@ -287,44 +258,12 @@ class Association:
         assert operation is not None
         if operation.request.message_type is C_CANCEL_RQ:
             return  # of an operation that is over: nothing we perform yet takes long enough to be cancelled
-        self._waiting.append(operation)
-        self._perform_next()
+        self._queue.add(operation)
 
-    # -- performing operations
+    # -- operations.Performer
 
-    def _perform_next(self) -> None:
-        if self._starting:
-            return  # called by an operation that was over at once: the loop below goes on
-        self._starting = True
-        while self._waiting and (self._running < self._window or not self._window):
-            self._running += 1
-            Deferred.fromCoroutine(self._perform(self._waiting.popleft())).addErrback(self._bug)
-        self._starting = False
-        self._shell.hold("operations", len(self._waiting) >= _MAXIMUM_WAITING)
-
-    async def _perform(self, operation: _Operation) -> None:
-        comment = ""
-        try:
-            if operation.refusal is not None:
-                raise operation.refusal
-            assert operation.perform is not None
-            result = await operation.perform(operation)
-        except DimseError as error:
-            operation.discard()
-            result, comment = error.status, error.comment
-        except BaseException:
-            operation.discard()
-            raise
-        finally:
-            self._running -= 1
-        self._respond(operation, result, comment)
-        self._perform_next()
-        if not self.busy:
-            self._all_performed()
-
-    def _respond(self, operation: _Operation, result: int, comment: str) -> None:
-        request = operation.request
-        name = request.message_type.name.removesuffix("-RQ")
+    def performed(self, operation: Operation, result: int, comment: str) -> None:
+        name = operation.request.message_type.name.removesuffix("-RQ")
         if status.category(result) is status.Category.FAILURE:
             self.failures[result] += 1
             if self.failures.total() <= _FAILURES_LOGGED:
@@ -339,18 +278,20 @@ class Association:
             self.operations[name] += 1
         if self.provider.state not in _CAN_SEND:
             return  # the peer is gone; what it sent is stored, and it was not told
-        answer = response_type(request.message_type)
-        echoed = {element.name: request.values.get(element.element) for element in answer.optional}
-        echoed["error_comment"] = comment[:64] or None
-        echoed["affected_sop_class_uid"] = request.sop_class_uid or None
-        response = answer(
-            data_set=False, message_id_being_responded_to=request.message_id, status=result, **echoed
-        )
-        self.provider.data_request(
-            writer.command_pdus(operation.context.context_id, response.encode(), self._peer_maximum_length)
-        )
+        response = operation.response(result, comment).encode()
+        context_id = operation.context.context_id
+        self.provider.data_request(writer.command_pdus(context_id, response, self._peer_maximum_length))
 
-    def _bug(self, failure: Any) -> None:
+    def waiting(self, too_many: bool) -> None:
+        self._shell.hold(Hold.OPERATIONS, too_many)
+
+    def all_performed(self) -> None:
+        if self._release_requested and self.provider.state == State.Sta8:
+            self.ended = self.ended or "released"
+            self.provider.release_response()
+        self._shell.idle()
+
+    def bug(self, failure: Any) -> None:
         """Nothing that a peer does may end here."""
         self.log.failure("bug in an association of {calling!r}", failure, calling=self.calling_ae_title)
         self.abort("internal error")
@@ -361,14 +302,8 @@ class Association:
         """PS3.8 7.2: what is being performed is answered first (AR-7); what is half sent is dropped."""
         self._release_requested = True
         self._drop_received()
-        self.ended = self.ended or "released"
         if not self.busy:
-            self._all_performed()
-
-    def _all_performed(self) -> None:
-        if self._release_requested and self.provider.state == State.Sta8:
-            self.provider.release_response()
-        self._shell.idle()
+            self.all_performed()
 
     def release_confirmation(self, _: Any) -> None:
         raise AssertionError("we have requested no release")
@@ -392,8 +327,7 @@ class Association:
     def _gone(self, how: str) -> None:
         self.ended = self.ended or how
         self._drop_received()
-        while self._waiting:
-            self._waiting.popleft().discard()
+        self._queue.drop_waiting()
 
     def _drop_received(self) -> None:
         """Leave no trace of a message that will not become complete."""
@@ -403,4 +337,5 @@ class Association:
             operation.discard()
 
     def _disk_busy(self, busy: bool) -> None:
-        self._shell.hold("disk", busy)
+        self._busy_feeds += 1 if busy else -1
+        self._shell.hold(Hold.DISK, bool(self._busy_feeds))

@@ -10,7 +10,7 @@ from twisted.internet.testing import MemoryReactor
 
 from dicomtw.config import Configuration, Server
 from dicomtw.security import tls
-from dicomtw.service import describe, no_endpoint, tls_files, warnings_of
+from dicomtw.words import describe, no_endpoint, tls_files, warnings_of
 
 
 def check(configuration: Configuration) -> list[str]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import time
 from collections.abc import Callable
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from dicomtw.storage import DataSetSink, WouldBlock
 
@@ -15,24 +18,40 @@ T = TypeVar("T")
 
 #: A call into a sink that takes longer than this, in seconds, means that the disk lags ...
 _LAG: Final = 0.02
-#: ... and for this long, in seconds, all calls are made in threads.
+#: ... and so it is taken to do for at least so long, in seconds, and for so many times what the call took.
 _LAG_REMEMBERED: Final = 1.0
+_LAG_FACTOR: Final = 20
+
+#: Removing more than this, in bytes, is left to a thread.
+_LARGE: Final = 1 << 20
 
 #: Calls a function in a thread; what it returns or raises is the Deferred's result.
 InThread = Callable[[Callable[[], T]], "Deferred[T]"]
 
 
 class Disk:
-    """How fast the disk has been of late, and the threads to wait for it in. One for all that share it."""
+    """How fast one disk has been of late, and the threads to wait for it in."""
 
     def __init__(self, in_thread: InThread[None]) -> None:
-        self.in_thread = in_thread
+        self._in_thread = in_thread
         self._lags_until = 0.0
+        #: When the calls that are in threads now were made.
+        self._begun: dict[int, float] = {}
+        self._numbers = itertools.count()
+
+    @property
+    def busy(self) -> int:
+        """Calls that threads are at."""
+        return len(self._begun)
 
     @property
     def lags(self) -> bool:
         """Whether calls that touch the disk should be made in a thread."""
-        return self._lags_until > 0.0 and time.monotonic() < self._lags_until
+        now = time.monotonic()
+        if now < self._lags_until:
+            return True
+        oldest = next(iter(self._begun.values()), now)
+        return now - oldest > _LAG_REMEMBERED  # a disk that hangs shows in no call that is over
 
     def call(self, function: Callable[[], None]) -> None:
         """Call `function` here, and see how long it takes."""
@@ -40,9 +59,25 @@ class Disk:
         try:
             function()
         finally:
-            ended = time.monotonic()
-            if ended - started > _LAG:
-                self._lags_until = ended + _LAG_REMEMBERED
+            self._took(time.monotonic() - started)
+
+    def call_in_thread(self, function: Callable[[], None], *, waits: bool = False) -> Deferred[None]:
+        """Call `function` in a thread, and see how long it takes unless it `waits` for the disk by intent."""
+        number, started = next(self._numbers), time.monotonic()
+        self._begun[number] = started
+
+        def over(result: Any) -> Any:
+            del self._begun[number]
+            if not waits:
+                self._took(time.monotonic() - started)
+            return result
+
+        return self._in_thread(function).addBoth(over)
+
+    def _took(self, seconds: float) -> None:
+        if seconds > _LAG:
+            remembered = max(_LAG_REMEMBERED, _LAG_FACTOR * seconds)
+            self._lags_until = max(self._lags_until, time.monotonic() + remembered)
 
 
 class Feed:
@@ -52,11 +87,14 @@ class Feed:
     peer between the two. What the sink raises, `commit` raises; fragments that come after it are dropped.
     """
 
+    log = Logger()
+
     def __init__(self, sink: DataSetSink, disk: Disk, busy: Callable[[bool], None]) -> None:
         self.sink = sink
         self._disk = disk
         self._busy = busy
         self._refusal: Exception | None = None
+        self._size = 0
         self._waiting: list[memoryview] = []
         self._in_thread = False
         self._discarded = False
@@ -66,13 +104,14 @@ class Feed:
         """Pass on the fragments of one chunk."""
         if self._refusal is not None or self._discarded:
             return
+        self._size += sum(map(len, fragments))
         if self._in_thread:
             self._waiting += fragments
         elif self._disk.lags:
             self._waiting = fragments
             self._in_thread = True
             self._busy(True)
-            Deferred.fromCoroutine(self._write_in_thread())
+            Deferred.fromCoroutine(self._write_in_thread()).addErrback(self._bug)
         else:
             try:
                 self._disk.call(lambda: self.sink.write(fragments))
@@ -83,19 +122,22 @@ class Feed:
         while self._waiting and self._refusal is None and not self._discarded:
             fragments, self._waiting = self._waiting, []
             try:
-                await self._disk.in_thread(functools.partial(self.sink.write, fragments))
+                await self._disk.call_in_thread(functools.partial(self.sink.write, fragments))
             except Exception as refusal:  # `commit` raises it, whatever it is
                 self._refusal = refusal
         self._waiting.clear()
         self._in_thread = False
         if self._discarded:
-            self.sink.discard()
+            await self._disk.call_in_thread(self.sink.discard)
         self._busy(False)
         if self._drained is not None:
             self._drained.callback(None)
 
     async def commit(self) -> None:
-        """Commit the sink when everything is written; raises its `DimseError`, or that of a write."""
+        """Commit the sink when everything is written; raises its `DimseError`, or that of a write.
+
+        After that there is nothing to discard.
+        """
         if self._in_thread:
             self._drained = Deferred()
             await self._drained
@@ -107,12 +149,21 @@ class Feed:
             except WouldBlock:
                 pass
             else:
+                self._discarded = True
                 return
-        await self._disk.in_thread(self.sink.commit)
+        await self._disk.call_in_thread(self.sink.commit, waits=True)
+        self._discarded = True
 
     def discard(self) -> None:
         """Leave no trace of the data set."""
         if not self._discarded:
             self._discarded = True
-            if not self._in_thread:
+            if self._in_thread:
+                return  # done when the thread is
+            if self._size > _LARGE or self._disk.lags:
+                self._disk.call_in_thread(self.sink.discard).addErrback(self._bug)
+            else:
                 self.sink.discard()
+
+    def _bug(self, failure: Failure) -> None:
+        self.log.failure("bug in a sink", failure)

@@ -25,6 +25,7 @@ from dicomtw.association import (
     TEMPORARY_CONGESTION,
     ApplicationEntity,
     Association,
+    Hold,
 )
 from dicomtw.summary import NOTHING_SAID, log_summary, tls_fault, tls_of
 from dicomtw.ul.machine import State
@@ -34,6 +35,9 @@ from dicomtw.ul.provider import Provider
 #: After we have closed a connection its peer has this long, in seconds, to take what was sent (and under
 #: TLS to say goodbye, which Twisted would wait for without end).
 CLOSE_GRACE = 2.0
+
+#: Connections without an association there may be besides two for each that is possible.
+_SPARE = 64
 
 #: States in which the next PDU is the peer's to send, besides Sta6.
 _PEER_IS_DUE = (State.Sta5, State.Sta7, State.Sta9, State.Sta10, State.Sta11, State.Sta12)
@@ -67,7 +71,7 @@ class DicomProtocol(Protocol):
         self._artim: IDelayedCall | None = None
         self._watch: IDelayedCall | None = None
         self._closing: IDelayedCall | None = None
-        self._holds: set[str] = set()
+        self._holds = Hold(0)
         self._last_activity = self._began = self.clock.seconds()
         self._socket: socket.socket | None = None
         self._tls = ""
@@ -78,11 +82,11 @@ class DicomProtocol(Protocol):
     def connectionMade(self) -> None:
         self._socket = _socket_of(self.transport)
         set_no_delay = getattr(self.transport, "setTcpNoDelay", None)
-        if set_no_delay is not None and self._socket is not None and self._socket.family != socket.AF_UNIX:
+        if set_no_delay is not None and self._socket is not None:
             set_no_delay(True)
         # Told to pause while the peer does not take our answers, we stop reading its requests.
         self.transport.registerProducer(self, True)
-        self._server.connections.add(self)
+        self._server.connections[self] = None
         self.provider.connection_indication()
 
     def dataReceived(self, data: bytes) -> None:
@@ -92,7 +96,7 @@ class DicomProtocol(Protocol):
             self.association.chunk_ended()
         except Exception:
             self._bug()
-        if self._socket is not None:
+        if self._socket is not None and _TCP_QUICKACK:
             _acknowledge_now(self._socket)
 
     def readConnectionLost(self) -> None:
@@ -109,7 +113,7 @@ class DicomProtocol(Protocol):
             if timer is not None and timer.active():
                 timer.cancel()
         self._socket = None
-        self._server.connections.discard(self)
+        self._server.connections.pop(self, None)
         try:
             self.provider.connection_closed()
         except Exception:
@@ -118,6 +122,7 @@ class DicomProtocol(Protocol):
         self._server.connection_ended(self)
 
     def _bug(self) -> None:
+        self.provider.stop()
         self.log.failure("bug in an association with {peer}", peer=self._peer_name())
         self.association.abort("internal error")
 
@@ -125,11 +130,11 @@ class DicomProtocol(Protocol):
 
     def pauseProducing(self) -> None:
         self._last_activity = self.clock.seconds()
-        self.hold("unread answers", True)
+        self.hold(Hold.UNREAD_ANSWERS, True)
 
     def resumeProducing(self) -> None:
         self._last_activity = self.clock.seconds()
-        self.hold("unread answers", False)
+        self.hold(Hold.UNREAD_ANSWERS, False)
 
     def stopProducing(self) -> None:
         pass  # the connection is lost, and connectionLost follows
@@ -143,6 +148,16 @@ class DicomProtocol(Protocol):
         self.transport.write(data)
 
     def close(self) -> None:
+        self._close_transport()
+
+    @property
+    def closing(self) -> bool:
+        """Whether we are closing the connection."""
+        return self._closing is not None
+
+    def turn_out(self, why: str) -> None:
+        """Close a connection that has no association."""
+        self.association.ended = self.association.ended or why
         self._close_transport()
 
     def start_artim(self) -> None:
@@ -160,7 +175,9 @@ class DicomProtocol(Protocol):
 
     def _close_transport(self) -> None:
         if self._closing is None:
-            self._closing = self.clock.callLater(CLOSE_GRACE, self.transport.abortConnection)
+            unread = Hold.UNREAD_ANSWERS in self._holds and self._input_ended
+            grace = self._server.limits.dimse_timeout if unread else CLOSE_GRACE
+            self._closing = self.clock.callLater(grace, self.transport.abortConnection)
             self.transport.unregisterProducer()
             self.transport.loseConnection()
 
@@ -175,16 +192,12 @@ class DicomProtocol(Protocol):
         return self._server.full()
 
     def resolve(self, names: frozenset[str]) -> Deferred[frozenset[str]]:
-        return self._server.resolve(names)
+        # Sta3 has no timer of its own: nothing but this can keep an answer waiting.
+        return self._server.resolve(names).addTimeout(self._server.limits.artim_timeout, self.clock)
 
-    def hold(self, reason: str, held: bool) -> None:
-        if held == (reason in self._holds):
-            return
+    def hold(self, reason: Hold, held: bool) -> None:
         was_held = bool(self._holds)
-        if held:
-            self._holds.add(reason)
-        else:
-            self._holds.discard(reason)
+        self._holds = self._holds | reason if held else self._holds & ~reason
         if bool(self._holds) != was_held and not self.transport.disconnecting:
             self._last_activity = self.clock.seconds()
             if was_held:
@@ -209,7 +222,7 @@ class DicomProtocol(Protocol):
         silence = self.clock.seconds() - self._last_activity
         if self.provider.state in (State.Sta1, State.Sta13):
             return
-        if "unread answers" in self._holds:
+        if Hold.UNREAD_ANSWERS in self._holds:
             limit, why = limits.dimse_timeout, "the peer does not read our answers"
         elif self._holds or self.association.busy:
             limit, why = limits.dimse_timeout, ""  # it is our turn, however long that takes
@@ -261,17 +274,28 @@ class DicomFactory(Factory):
         self.limits = limits
         self.clock = clock
         self.resolve = resolve
-        #: All connections, and those of them that are associations.
-        self.connections: set[DicomProtocol] = set()
+        #: All connections, oldest first, and those of them that are associations.
+        self.connections: dict[DicomProtocol, None] = {}
         self.associations: set[DicomProtocol] = set()
+        self._draining = False
         self._drained: Deferred[None] | None = None
 
     def buildProtocol(self, addr: IAddress | None) -> DicomProtocol:
+        self._make_room()
         return DicomProtocol(self)
+
+    def _make_room(self) -> None:
+        """Close the connection that has been without an association for longest, if there are too many."""
+        if len(self.connections) - len(self.associations) < 2 * self.limits.max_associations + _SPARE:
+            return
+        silent = (one for one in self.connections if one not in self.associations and not one.closing)
+        longest = next(silent, None)
+        if longest is not None:
+            longest.turn_out("too many connections without an association")
 
     def full(self) -> A_ASSOCIATE_RJ | None:
         """The rejection for one more association, if there is no room for it."""
-        if self._drained is not None:
+        if self._draining:
             return TEMPORARY_CONGESTION
         if len(self.associations) >= self.limits.max_associations:
             return LOCAL_LIMIT_EXCEEDED
@@ -279,18 +303,18 @@ class DicomFactory(Factory):
 
     def connection_ended(self, protocol: DicomProtocol) -> None:
         self.associations.discard(protocol)
-        if self._drained is not None and not self.connections:
-            drained, self._drained = self._drained, None
-            drained.callback(None)
+        if self._drained is not None and not self.connections and not self._drained.called:
+            self._drained.callback(None)
 
     def drain(self) -> Deferred[None]:
         """Accept no further association; fires when the present ones have ended by themselves."""
-        for protocol in tuple(self.connections - self.associations):
-            protocol.close()
+        self._draining = True
+        for protocol in tuple(self.connections):
+            if protocol not in self.associations:
+                protocol.close()
         if not self.connections:
             return succeed(None)
-        if self._drained is None:
-            self._drained = Deferred()
+        self._drained = self._drained or Deferred()
         return self._drained
 
     def abort(self, why: str) -> None:
@@ -301,11 +325,11 @@ class DicomFactory(Factory):
 
 
 def _socket_of(transport: Any) -> socket.socket | None:
-    """The socket under any number of wrappers (TLS, PROXY protocol); None where there is none."""
+    """The TCP socket under any number of wrappers (TLS, PROXY protocol); None where there is none."""
     while transport is not None:
         handle = getattr(transport, "getHandle", lambda: None)()
         if isinstance(handle, socket.socket):
-            return handle
+            return None if handle.family == socket.AF_UNIX else handle
         transport = getattr(transport, "transport", None)
     return None
 
@@ -319,7 +343,7 @@ def _acknowledge_now(connection: socket.socket) -> None:
     try:
         connection.setsockopt(socket.IPPROTO_TCP, _TCP_QUICKACK, 1)
     except OSError:
-        pass  # not TCP, or closed meanwhile
+        pass  # closed meanwhile
 
 
-_TCP_QUICKACK = getattr(socket, "TCP_QUICKACK", 12)
+_TCP_QUICKACK: int = getattr(socket, "TCP_QUICKACK", 0)  # Linux alone has it

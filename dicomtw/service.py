@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import pwd
+import resource
 import signal
-import socket
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 import attrs
 from OpenSSL import SSL
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
+from twisted.internet.defer import Deferred, DeferredList, maybeDeferred, succeed
 from twisted.internet.endpoints import SSL4ServerEndpoint, TCP4ServerEndpoint, serverFromString
-from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import (
     IListeningPort,
     IOpenSSLServerConnectionCreator,
@@ -34,15 +32,15 @@ from dicomtw.association import ApplicationEntity
 from dicomtw.config import Configuration, Server
 from dicomtw.feed import Disk
 from dicomtw.jsonlog import observer_for_twistd
-from dicomtw.protocol import DicomFactory, Limits
+from dicomtw.names import Names
+from dicomtw.protocol import CLOSE_GRACE, DicomFactory, Limits
 from dicomtw.security import access, tls
 from dicomtw.services import ServiceClass, ServiceRegistry
 from dicomtw.services.storage import Storage
 from dicomtw.services.verification import Verification
 from dicomtw.storage import Store
 from dicomtw.storage.directory import DirectoryStore, Durability, OnDuplicate
-
-T = TypeVar("T")
+from dicomtw.words import accepts_any_by_default, describe, no_endpoint, tls_files, warnings_of, why_not
 
 #: Threads that wait for the disk. fdatasync runs in parallel; more than this gain nothing on one disk.
 _DISK_THREADS = 16
@@ -59,13 +57,15 @@ class Process:
 
     options: Mapping[str, Any] = attrs.field(factory=dict)
 
-    @property
     def owner(self) -> tuple[int, int] | None:
-        """Uid and gid to run as once the ports are open."""
+        """The uid and gid to run as once the ports are open; raises `StartError` for no user."""
         uid, gid = self.options.get("uid"), self.options.get("gid")
         if uid is None:
             return None
-        return uid, pwd.getpwuid(uid).pw_gid if gid is None else gid
+        try:
+            return uid, pwd.getpwuid(uid).pw_gid if gid is None else gid
+        except KeyError:
+            raise StartError(f"--uid {uid} is no user of this machine: --gid is needed too") from None
 
     def log_observer(self) -> ILogObserver | None:
         """Our log observer in the place of twistd's, or None where we are not under twistd."""
@@ -118,25 +118,21 @@ class DicomService(Service):
         self._configuration = configuration
         self._reactor = reactor
         self._process = process
+        self._owner: tuple[int, int] | None = None
         self._services = services
-        self._threads = ThreadPool(0, _DISK_THREADS, "dicomtw-disk")
-        self._disk = Disk(self._in_thread)
-        self._stores: dict[Path, DirectoryStore] = {}
+        self._names = Names(reactor)
+        self._stores: dict[Path, _Shelf] = {}
         self._ports: list[IListeningPort] = []
         self._listening = False
         self._stopping = False
         self.factories = [self._factory(server) for server in configuration.servers]
 
-    def _in_thread(self, function: Callable[[], T]) -> Deferred[T]:
-        return deferToThreadPool(self._reactor, self._threads, function)
-
     def _factory(self, server: Server) -> DicomFactory:
         configuration = self._configuration
         root = Path(os.path.abspath(server.store))
-        store = self._stores.get(root)
-        if store is None:
-            store = DirectoryStore(root, Durability(server.durability), OnDuplicate(server.on_duplicate))
-            self._stores[root] = store
+        shelf = self._stores.get(root)
+        if shelf is None:
+            shelf = self._stores[root] = _Shelf.of(root, server, self._reactor)
         remotes = tuple(
             access.Remote(
                 ae_title=remote.aet,
@@ -156,8 +152,8 @@ class DicomService(Service):
                 accept_any_ae=server.accept_any_ae or accepts_any_by_default(server, configuration),
                 accept_any_called_ae=server.accept_any_called_ae,
             ),
-            registry=ServiceRegistry(self._services(server, store)),
-            disk=self._disk,
+            registry=ServiceRegistry(self._services(server, shelf.store)),
+            disk=shelf.disk,
             maximum_length=server.max_pdu,
             no_implementation_version_name=server.no_implementation_version_name,
             enforce_default_transfer_syntax=server.enforce_default_transfer_syntax,
@@ -169,7 +165,7 @@ class DicomService(Service):
             idle_timeout=server.idle_timeout,
             max_associations=server.max_associations,
         )
-        return DicomFactory(entity, limits, self._reactor, _resolve)
+        return DicomFactory(entity, limits, self._reactor, self._names.resolve)
 
     # -- start
 
@@ -185,6 +181,7 @@ class DicomService(Service):
         super().privilegedStartService()
         servers = self._configuration.servers
         try:
+            self._owner = self._process.owner()
             # All that can be wrong with the options shows before anything is made or opened.
             endpoints = [self._endpoints(server) for server in servers]
             for factory, places in zip(self.factories, endpoints, strict=True):
@@ -205,7 +202,7 @@ class DicomService(Service):
             self._prepare_stores()
         except StartError as error:
             self._give_up(str(error))
-        self._threads.start()
+        _raise_descriptor_limit()
         for server in self._configuration.servers:
             for line in describe(server, self._configuration):
                 self.log.info("{line}", line=line)
@@ -218,13 +215,15 @@ class DicomService(Service):
         try:
             for path in reversed([path for path in (store, *store.parents) if not path.exists()]):
                 path.mkdir(mode=0o700)
-                if self._process.owner is not None:
-                    os.chown(path, *self._process.owner)
+                if self._owner is not None:
+                    os.chown(path, *self._owner, follow_symlinks=False)
         except OSError as error:
             raise StartError(f"cannot make the store {store}: {error.strerror}") from None
 
     def _prepare_stores(self) -> None:
-        for store in self._stores.values():
+        for shelf in self._stores.values():
+            store = shelf.store
+            shelf.threads.start()
             try:
                 removed = store.prepare()
             except OSError as error:
@@ -261,7 +260,7 @@ class DicomService(Service):
             if server.tls_cert is None:
                 directory = state_directory(server)
                 self._make_store(server)
-                cert, key = tls.make_self_signed(directory, self._process.owner)
+                cert, key = tls.make_self_signed(directory, self._owner)
             else:
                 cert, key = server.tls_cert, server.tls_key or server.tls_cert
             context = tls.server_context(tls_files(server, cert, key))
@@ -277,10 +276,21 @@ class DicomService(Service):
         return context
 
     def _listen(self, description: str, endpoint: IStreamServerEndpoint, factory: DicomFactory) -> None:
-        faults: list[Failure] = []
-        endpoint.listen(factory).addCallbacks(self._ports.append, faults.append)
-        for fault in faults:
-            raise StartError(_why_not(description, fault.value))
+        faults: list[str] = []
+        starting = True
+
+        def failed(failure: Failure) -> None:
+            why = why_not(description, failure.value)
+            if starting:
+                faults.append(why)
+            else:
+                self.log.critical("{why}", why=why)
+                self._reactor.stop()
+
+        endpoint.listen(factory).addCallbacks(self._ports.append, failed)
+        starting = False
+        for why in faults:
+            raise StartError(why)
 
     def _give_up(self, why: str) -> NoReturn:
         self.log.critical("{why}", why=why)
@@ -298,13 +308,17 @@ class DicomService(Service):
     def _terminate(self) -> None:
         if self._stopping:
             self.log.warn("stopping now")
-            self._abort("the server stops")
+            for factory in self.factories:
+                factory.abort("the server stops")
+            self._reactor.callLater(CLOSE_GRACE, self._leave)
         else:
             self._reactor.stop()
 
-    def _abort(self, why: str) -> None:
-        for factory in self.factories:
-            factory.abort(why)
+    def _leave(self) -> None:
+        """End the process whatever its threads wait for: what they commit has not been acknowledged."""
+        busy = sum(shelf.disk.busy for shelf in self._stores.values())
+        self.log.critical("leaving {busy} calls to the disk unfinished", busy=busy)
+        os._exit(1)
 
     def stopService(self) -> Deferred[Any]:
         """Stop listening, let associations finish until the deadline, then abort what is left."""
@@ -320,16 +334,41 @@ class DicomService(Service):
             waiting.append(factory.drain())
             deadlines.append(self._reactor.callLater(server.drain_timeout, factory.abort, "the server stops"))
 
-        def stopped(result: object) -> None:
+        def ended(_: object) -> Deferred[Any]:
             for deadline in deadlines:
                 if deadline.active():
                     deadline.cancel()
-            if self._threads.started:
-                self._threads.stop()  # waits for what is being committed
-            for store in self._stores.values():
-                store.close()
+            return DeferredList([shelf.close() for shelf in self._stores.values()])
 
-        return DeferredList(waiting).addBoth(stopped)
+        return DeferredList(waiting).addBoth(ended)
+
+
+@attrs.frozen
+class _Shelf:
+    """A store, and the threads that wait for its disk: another store's disk is not its concern."""
+
+    store: DirectoryStore
+    disk: Disk
+    threads: ThreadPool
+
+    @classmethod
+    def of(cls, root: Path, server: Server, reactor: Any) -> _Shelf:
+        threads = ThreadPool(0, _DISK_THREADS, "dicomtw-disk")
+        disk = Disk(lambda function: deferToThreadPool(reactor, threads, function))
+        store = DirectoryStore(root, Durability(server.durability), OnDuplicate(server.on_duplicate))
+        return cls(store, disk, threads)
+
+    def close(self) -> Deferred[None]:
+        """Wait, not in the reactor thread, for what is being committed; then let others have the store."""
+        stopped = deferToThread(self.threads.stop) if self.threads.started else succeed(None)
+        return stopped.addCallback(lambda _: self.store.close())
+
+
+def _raise_descriptor_limit() -> None:
+    """Each association takes a descriptor for its connection, and one or more for files."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 @implementer(IOpenSSLServerConnectionCreator)
@@ -343,100 +382,9 @@ class _ConnectionCreator:
         return SSL.Connection(self._context, None)
 
 
-def no_endpoint(text: str, error: Exception) -> str:
-    """Why a text is no server endpoint."""
-    if text.startswith("systemd:") and isinstance(error, LookupError):
-        return f"--listen={text}: systemd has passed no such socket"
-    return f"--listen takes a Twisted server endpoint, not {text!r}: {error or type(error).__name__}"
-
-
-def accepts_any_by_default(server: Server, configuration: Configuration) -> bool:
-    """PMOD's box is checked by default only while no remote is configured."""
-    return not configuration.remotes and not server.known_ae_only
-
-
 def state_directory(server: Server) -> Path:
     """Where a server keeps what it makes for itself."""
     if server.state_dir is not None:
         return server.state_dir
     from_systemd = os.environ.get("STATE_DIRECTORY", "").split(":")[0]
     return Path(from_systemd) if from_systemd else server.store / ".state"
-
-
-def tls_files(server: Server, cert: Path | None, key: Path | None) -> tls.TLSFiles:
-    """What TLS on a server's port is made of."""
-    verify = server.tls_verify or ("none" if server.tls_ca is None else "required")
-    return tls.TLSFiles(cert=cert, key=key, ca=server.tls_ca, verify=verify, profile=server.tls_profile)
-
-
-def describe(server: Server, configuration: Configuration) -> list[str]:
-    """What a server will do, in words."""
-    places = [] if server.port is None else [f"{'ssl' if server.tls else 'tcp'}:{server.port}"]
-    places += server.listen
-    any_ae = server.accept_any_ae or accepts_any_by_default(server, configuration)
-    lines = [
-        f"AE title {server.aet} on {', '.join(places)}",
-        f"objects go to {server.store}, durability {server.durability}, on duplicate {server.on_duplicate}",
-        f"associations are accepted from {'any AE title' if any_ae else 'configured remotes only'}",
-    ]
-    if server.tls:
-        profile = tls.PROFILES[server.tls_profile]
-        verify = tls_files(server, None, None).verify
-        lines.append(f"TLS profile {profile.title} (PS3.15 {profile.section}), client certificates: {verify}")
-    if server.no_implementation_version_name:
-        lines.append("the implementation version name is not sent")
-    if server.enforce_default_transfer_syntax:
-        lines.append("Implicit VR Little Endian is enforced")
-    lines += [
-        f"remote {remote.aet} at {remote.host or 'any host'}"
-        + (f":{remote.port}" if remote.port else "")
-        + (", from there only" if remote.check_host else "")
-        for remote in configuration.remotes
-    ]
-    return lines
-
-
-def warnings_of(server: Server, configuration: Configuration) -> list[str]:
-    """What an operator should think about."""
-    found = []
-    if accepts_any_by_default(server, configuration) and not server.accept_any_ae:
-        found.append("no remote is configured: C-ECHO and C-STORE are accepted from anyone")
-    if not configuration.remotes and server.known_ae_only:
-        found.append("only known AEs are accepted and none is configured: nobody is accepted")
-    if server.durability == Durability.RELAXED.value:
-        found.append("durability is relaxed: a power cut may take objects that were acknowledged")
-    if server.tls and tls.PROFILES[server.tls_profile].warning:
-        found.append(f"tls-profile {server.tls_profile}: {tls.PROFILES[server.tls_profile].warning}")
-    return found
-
-
-def _resolve(names: frozenset[str]) -> Deferred[frozenset[str]]:
-    """The addresses of host names, looked up in a thread of the reactor's, which the disk does not share."""
-
-    def look_up() -> frozenset[str]:
-        addresses = set()
-        for name in names:
-            try:
-                addresses |= {str(entry[4][0]) for entry in socket.getaddrinfo(name, None)}
-            except OSError:
-                pass  # then it is nobody's address
-        return frozenset(addresses)
-
-    return deferToThread(look_up)
-
-
-def _why_not(description: str, error: BaseException | None) -> str:
-    """Why an endpoint cannot be listened on, and what to do."""
-    cause = error.socketError if isinstance(error, CannotListenError) else error
-    number = getattr(cause, "errno", None)
-    if number == errno.EACCES and description.startswith(("port ", "tcp:", "ssl:")):
-        return (
-            f"cannot listen on {description}: permission denied. Use a port above 1024, or start as root "
-            "with twistd --uid and --gid, which opens the port first and then drops root"
-        )
-    if number == errno.EADDRNOTAVAIL:
-        why = f"{os.strerror(number)} (--interface takes an IP address of this machine)"
-        return f"cannot listen on {description}: {why}"
-    if number == errno.EADDRINUSE:
-        return f"cannot listen on {description}: another program listens there"
-    return f"cannot listen on {description}: {os.strerror(number) if number else error}"

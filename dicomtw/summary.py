@@ -51,6 +51,7 @@ def log_summary(association: Association, *, peer: str, tls: str, seconds: float
         "bytes": association.data_set_bytes,
         "seconds": round(seconds, 3),
         "odd_lengths": association.provider.odd_lengths,
+        "lax_uids": association.lax_uids,
         "ended": ended,
     }
     parts = [_who(fields)]
@@ -62,6 +63,8 @@ def log_summary(association: Association, *, peer: str, tls: str, seconds: float
             done += ", failed: " + ", ".join(f"{count} x {code}" for code, count in failures.items())
         if fields["odd_lengths"]:
             done += ", fragments of odd length"
+        if fields["lax_uids"]:
+            done += ", UIDs with leading zeros or empty components"
         parts.append(done)
     parts += [f"{seconds:.3f} s", ended]
     orderly = not failures and ended in ("released", NOTHING_SAID)
@@ -70,7 +73,7 @@ def log_summary(association: Association, *, peer: str, tls: str, seconds: float
 
 
 def _name(uid: str) -> str:
-    return uids.name_of(uid) if uids.is_valid_uid(uid) else repr(uid)  # it is a peer's, and may hold anything
+    return uids.name_of(uid) if uids.is_valid_uid(uid) else repr(uid[:64])  # a peer's may hold anything
 
 
 def _who(fields: dict[str, Any]) -> str:

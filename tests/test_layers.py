@@ -30,7 +30,8 @@ ARROW: dict[str, tuple[str, ...]] = {
     "services": (*GROUND, "ul.negotiation", "dimse", "storage", "services"),
     "security": (*GROUND, "ul.pdu", "security"),
     "feed": (*GROUND, "storage"),
-    "association": (*GROUND, "ul", "dimse", "storage", "services/__init__", "security.access", "feed"),
+    "operations": (*GROUND, "ul.negotiation", "dimse", "storage", "services/__init__", "feed"),
+    "association": (*GROUND, "ul", "dimse", "services/__init__", "security.access", "feed", "operations"),
     "summary": (*GROUND, "association"),
     "protocol": (*GROUND, "ul", "association", "summary"),
     "jsonlog": (),
@@ -46,8 +47,12 @@ ARROW: dict[str, tuple[str, ...]] = {
         "protocol",
         "config",
         "jsonlog",
+        "names",
+        "words",
     ),
-    "check": ("security", "config", "service"),
+    "names": (),
+    "words": ("storage", "security", "config"),
+    "check": ("security", "config", "words"),
     "tap": ("config", "check", "jsonlog", "service"),
 }
 

@@ -43,6 +43,8 @@ class Storage(ServiceClass):
     def data_set_sink(self, operation: Operation) -> DataSetSink:
         """A file of the store, named by the command."""
         request = operation.request
+        if request.affected_sop_class_uid != operation.context.abstract_syntax:
+            raise DimseError(status.DATA_SET_DOES_NOT_MATCH_SOP_CLASS, "SOP class is not the context's")
         return self._store.open(
             FileMeta(
                 sop_class_uid=request.affected_sop_class_uid or "",
@@ -55,7 +57,5 @@ class Storage(ServiceClass):
 
     async def c_store(self, operation: Operation) -> int:
         """PS3.7 9.1.1, PS3.4 B.2.2: the answer is given when the object is as safe as the store promises."""
-        if operation.request.affected_sop_class_uid != operation.context.abstract_syntax:
-            raise DimseError(status.DATA_SET_DOES_NOT_MATCH_SOP_CLASS, "SOP class is not the context's")
         await operation.commit()
         return status.SUCCESS

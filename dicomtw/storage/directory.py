@@ -13,7 +13,7 @@ import itertools
 import os
 import secrets
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Final
@@ -40,7 +40,7 @@ UNKNOWN_SERIES: Final = "unknown-series"
 _NAMING = frozenset(
     {header.SOP_CLASS_UID, header.SOP_INSTANCE_UID, header.STUDY_INSTANCE_UID, header.SERIES_INSTANCE_UID}
 )
-#: The beginning of a data set that is remembered, so that as a rule nothing is read back to name it.
+#: The beginning of a data set that is kept in memory, so that as a rule nothing is read back to name it.
 _HEAD = 65536
 #: Buffers that one writev takes (IOV_MAX on Linux).
 _IOV_MAX = 1024
@@ -149,14 +149,14 @@ class DirectoryStore:
         final = directory / f"{sop_instance_uid}.dcm"
         self._make_directory(directory)
         while True:
-            with self._names:
+            with self._names.held(may_block):
                 there = _stat(final)
                 if there is None:
                     os.rename(temporary, final)
                     break
             if not may_block:
                 raise WouldBlock
-            if _same_object(temporary, final) or self._on_duplicate is OnDuplicate.KEEP:
+            if self._on_duplicate is OnDuplicate.KEEP or _same_object(temporary, final):
                 if self.strict:
                     _sync(final)  # it may have been stored relaxed
                 os.unlink(temporary)
@@ -176,7 +176,7 @@ class DirectoryStore:
         directory = self.root / SUPERSEDED / final.parent.relative_to(self.root)
         self._make_directory(directory)
         earlier = directory / f"{final.stem}.{there.st_mtime_ns}-{secrets.token_hex(2)}.dcm"
-        with self._names:
+        with self._names.held():
             now = _stat(final)
             if now is None or not _same_file(now, there):
                 return False
@@ -212,7 +212,7 @@ class DirectoryStore:
 
 
 class _LockFile:
-    """A lock that threads and processes share. Held, by ``with``, while names are looked up and taken."""
+    """A lock that threads and processes share."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -241,21 +241,30 @@ class _LockFile:
         """Share the lock, also if it was ours alone."""
         fcntl.flock(self._fd, fcntl.LOCK_SH)
 
-    def __enter__(self) -> None:
-        self._threads.acquire()  # flock is one for all threads of a process
+    @contextlib.contextmanager
+    def held(self, may_block: bool = True) -> Iterator[None]:
+        """Hold the lock; without `may_block`, raise `WouldBlock` if another has it."""
+        if not self._threads.acquire(may_block):  # flock is one for all threads of a process
+            raise WouldBlock
         try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX)
-        except BaseException:
+            try:
+                fcntl.flock(self._fd, fcntl.LOCK_EX | (0 if may_block else fcntl.LOCK_NB))
+            except BlockingIOError:
+                raise WouldBlock from None
+            try:
+                yield
+            finally:
+                fcntl.flock(self._fd, fcntl.LOCK_UN)
+        finally:
             self._threads.release()
-            raise
-
-    def __exit__(self, *_: object) -> None:
-        fcntl.flock(self._fd, fcntl.LOCK_UN)
-        self._threads.release()
 
 
 class DirectorySink:
-    """One data set on its way into a `DirectoryStore`. The file is made when the first bytes come."""
+    """One data set on its way into a `DirectoryStore`.
+
+    The file is made when more has come than is kept as the head: small data sets that wait for their turn
+    hold no file.
+    """
 
     __slots__ = ("_fd", "_head", "_meta", "_offset", "_path", "_size", "_store")
 
@@ -269,28 +278,27 @@ class DirectorySink:
         self._head = bytearray()
 
     def write(self, fragments: Sequence[memoryview]) -> None:
-        """Append to the file: one writev for all fragments of a chunk, File Meta before the first."""
-        try:
-            buffers: list[bytes | memoryview] = list(fragments)
-            if self._fd < 0:
-                buffers.insert(0, self._open())
-            _write_all(self._fd, buffers)
-        except OSError as error:
-            raise self._failure(error) from error
-        for fragment in fragments:
-            if self._size < _HEAD:
-                self._head += fragment
-            self._size += len(fragment)
+        """Append to the file: one writev for all fragments of a chunk, what comes before them included."""
+        length = sum(map(len, fragments))
+        if self._size + length <= _HEAD:
+            self._head += b"".join(fragments)
+        else:
+            try:
+                beginning = self._open() if self._fd < 0 else []
+                _write_all(self._fd, [*beginning, *fragments])
+            except OSError as error:
+                raise self._failure(error) from error
+        self._size += length
 
     def commit(self, may_block: bool = True) -> None:
         """Check the data set against the command, force it to stable storage if so promised, name it."""
         if self._store.strict and not may_block:
             raise WouldBlock
         try:
-            if self._fd < 0:
-                prefix = self._open()
-                _write_all(self._fd, [prefix])
             study, series = self._check(may_block)
+            if self._fd < 0:
+                beginning = self._open()
+                _write_all(self._fd, beginning)
             if self._store.strict:
                 os.fdatasync(self._fd)
             self._store.publish(self._path, study, series, self._meta.sop_instance_uid, may_block)
@@ -312,12 +320,12 @@ class DirectorySink:
         with contextlib.suppress(OSError):
             os.close(fd)
 
-    def _open(self) -> bytes:
-        """Make the file; what is to be written before the data set."""
+    def _open(self) -> list[bytes | memoryview]:
+        """Make the file; what is to be written first: File Meta, and the head."""
         self._fd, self._path = self._store.temporary_file()
         prefix = self._meta.encode()
         self._offset = len(prefix)
-        return prefix
+        return [prefix, bytes(self._head)]
 
     def _failure(self, error: OSError) -> DimseError:
         self.discard()
@@ -327,17 +335,25 @@ class DirectorySink:
         """The directory names for the data set; raises `DimseError` if it is not what the command says."""
 
         def read_at(offset: int, length: int) -> bytes:
+            if self._fd < 0:
+                return b""  # all there is is in the head
             if not may_block:
                 raise WouldBlock
             return os.pread(self._fd, length, self._offset + offset)
 
-        meta = self._meta
+        meta, head = self._meta, bytes(self._head)
+        if meta.transfer_syntax_uid in uids.DEFLATED and not may_block:
+            raise WouldBlock  # inflating may take long
         try:
-            found = header.find_elements(
-                read_at, meta.transfer_syntax_uid, _NAMING, bytes(self._head), self._size
-            )
+            found = header.find_elements(read_at, meta.transfer_syntax_uid, _NAMING, head, self._size)
         except header.UnreadableDataSet as error:
-            raise DimseError(_CANNOT_UNDERSTAND, f"unreadable: {error}") from error
+            # Some writers encode with implicit VR whatever the transfer syntax says. Such a data set is kept
+            # as it came, like any other, if it is what the command announces.
+            implicit = uids.IMPLICIT_VR_LITTLE_ENDIAN
+            try:
+                found = header.find_elements(read_at, implicit, _NAMING, head, self._size)
+            except header.UnreadableDataSet:
+                raise DimseError(_CANNOT_UNDERSTAND, f"unreadable: {error}") from error
         if header.uid_value(found.get(header.SOP_INSTANCE_UID)) != meta.sop_instance_uid:
             raise DimseError(_DOES_NOT_MATCH, "SOP Instance UID differs from the command's")
         if header.uid_value(found.get(header.SOP_CLASS_UID)) != meta.sop_class_uid:

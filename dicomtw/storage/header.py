@@ -22,9 +22,9 @@ SERIES_INSTANCE_UID: Final = 0x0020000E
 #: Nested deeper than this, a data set is not walked; DCMTK draws the same line.
 MAXIMUM_DEPTH: Final = 64
 #: Elements walked at most, nested ones too: this bounds the time spent on a hostile data set.
-MAXIMUM_ELEMENTS: Final = 1 << 17
+MAXIMUM_ELEMENTS: Final = 1 << 14
 #: A deflated data set is inflated no further than this to find its header, in bytes.
-MAXIMUM_INFLATED: Final = 16 << 20
+MAXIMUM_INFLATED: Final = 4 << 20
 #: Longest value handed out, in bytes; the elements asked for are far shorter.
 MAXIMUM_VALUE: Final = 1024
 

@@ -14,7 +14,7 @@ PREAMBLE: Final = bytes(128) + b"DICM"
 
 _SHORT = Struct("<HH2sH")  # tag, VR, 16-bit length
 _LONG = Struct("<HH2sHL")  # tag, VR, reserved, 32-bit length
-_GROUP_LENGTH = Struct("<HH2sHL")
+_GROUP_LENGTH = Struct("<HH2sHL")  # tag, VR, length, value
 
 
 @attrs.frozen

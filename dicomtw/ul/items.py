@@ -10,11 +10,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from enum import IntEnum
 from struct import Struct
-from typing import ClassVar, TypeVar
+from typing import ClassVar, Final, TypeVar
 
 import attrs
 
 from dicomtw.errors import ProtocolError
+
+#: Items of one parent, unrecognized ones too: this bounds the time that a hostile proposal takes. There are
+#: 128 contexts at the most, and fewer sub-items that have one for each SOP class.
+MAXIMUM_ITEMS: Final = 1024
+#: Transfer syntaxes of one context; the standard has half as many.
+MAXIMUM_TRANSFER_SYNTAXES: Final = 128
 
 _ITEM_HEADER = Struct(">BxH")
 _U16 = Struct(">H")
@@ -74,9 +80,13 @@ class Cursor:
         """A UID field. Trailing NULs and spaces are no part of it (some peers pad to even length)."""
         return self.text(length).rstrip("\0 ")
 
-    def items(self) -> Iterator[tuple[int, Cursor]]:
-        """The items up to the end, as (item type, a cursor confined to the item)."""
+    def items(self, most: int = MAXIMUM_ITEMS) -> Iterator[tuple[int, Cursor]]:
+        """The items up to the end, as (item type, a cursor confined to the item), `most` of them."""
+        count = 0
         while self.remaining:
+            count += 1
+            if count > most:
+                raise ProtocolError(f"more than {most} items in {self.name}")
             item_type, length = _ITEM_HEADER.unpack_from(self._data, self._advance(4))
             name = f"item {item_type:02X}H"
             if length > self.remaining:
@@ -136,7 +146,7 @@ class PresentationContextRQ:
         context_id = cursor.u8()
         cursor.skip(3)
         abstract_syntaxes, transfer_syntaxes = [], []
-        for item_type, item in cursor.items():
+        for item_type, item in cursor.items(MAXIMUM_TRANSFER_SYNTAXES):
             if item_type == 0x30:
                 abstract_syntaxes.append(item.uid(item.remaining))
             elif item_type == 0x40:
@@ -380,9 +390,6 @@ SUB_ITEM_CLASSES: dict[int, type[SubItem]] = {
     )
 }
 
-#: Sub-items of which there is one per SOP class; of all others there is one.
-_REPEATED = (RoleSelection, SOPClassExtendedNegotiation, SOPClassCommonExtendedNegotiation)
-
 
 @attrs.frozen
 class UserInformation:
@@ -403,12 +410,14 @@ class UserInformation:
             item_class = SUB_ITEM_CLASSES.get(item_type)
             if item_class is None:
                 continue
-            if item_class not in _REPEATED:
-                if item_type in once:
-                    raise ProtocolError(f"{item.name} appears twice")
-                once.add(item_type)
-            sub_items.append(item_class.decode(item))
+            sub_item = item_class.decode(item)
             item.finish()
+            # There is one of each, or one for each SOP class where it names one (PS3.7 D.3.3.4 to 6).
+            subject = item_type, getattr(sub_item, "sop_class_uid", None)
+            if subject in once:
+                raise ProtocolError(f"{item.name} appears twice")
+            once.add(subject)
+            sub_items.append(sub_item)
         return cls(tuple(sub_items))
 
     def all(self, item_class: type[T]) -> tuple[T, ...]:

@@ -21,10 +21,7 @@ from dicomtw.ul.items import (
     SubItem,
     UserInformation,
 )
-from dicomtw.ul.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RQ
-
-#: Context IDs are odd and 1 to 255 (PS3.8 9.3.2.2), so there are 128 of them.
-MAXIMUM_CONTEXTS = 128
+from dicomtw.ul.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RQ, MAXIMUM_CONTEXTS
 
 
 @attrs.frozen
@@ -90,9 +87,7 @@ def check_contexts(contexts: Collection[PresentationContextRQ]) -> None:
     if not contexts:
         raise ProtocolError("A-ASSOCIATE-RQ proposes no presentation context")
     if len(contexts) > MAXIMUM_CONTEXTS:
-        raise ProtocolError(
-            f"A-ASSOCIATE-RQ proposes {len(contexts)} presentation contexts; 128 are possible"
-        )
+        raise ProtocolError(f"A-ASSOCIATE-RQ proposes more than {MAXIMUM_CONTEXTS} presentation contexts")
     seen = set()
     for context in contexts:
         if context.context_id % 2 == 0:

@@ -29,6 +29,9 @@ PDV_HEADER = Struct(">LBB")
 COMMAND = 0x01
 LAST = 0x02
 
+#: Context IDs are odd and 1 to 255 (9.3.2.2), so there are 128 of them.
+MAXIMUM_CONTEXTS = 128
+
 _PROTOCOL_VERSION = Struct(">Hxx")
 
 
@@ -60,7 +63,8 @@ def _decode_associate(
                 raise ProtocolError("item 10H appears twice")
             application_context_name = item.uid(item.remaining)
         elif item_type == context_item.item_type:
-            contexts.append(context_item.decode(item))
+            if len(contexts) <= MAXIMUM_CONTEXTS:  # one too many says enough; `negotiation` refuses it
+                contexts.append(context_item.decode(item))
         elif item_type == 0x50:
             if user_information is not None:
                 raise ProtocolError("item 50H appears twice")

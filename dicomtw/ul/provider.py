@@ -128,6 +128,10 @@ class Provider:
     def bytes_received(self, chunk: bytes) -> None:
         self._framer.receive(chunk)
 
+    def stop(self) -> None:
+        """Ignore what else comes in."""
+        self._framer.stop()
+
     def connection_closed(self) -> None:
         """The transport connection is closed, by whomever. No event if we have closed it: that is Sta1."""
         self._framer.stop()

@@ -1,0 +1,89 @@
+"""What a configuration means, and what is wrong with it, in words for an operator."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+from twisted.internet.error import CannotListenError
+
+from dicomtw.config import Configuration, Server
+from dicomtw.security import tls
+from dicomtw.storage.directory import Durability
+
+
+def accepts_any_by_default(server: Server, configuration: Configuration) -> bool:
+    """PMOD's box is checked by default only while no remote is configured."""
+    return not configuration.remotes and not server.known_ae_only
+
+
+def tls_files(server: Server, cert: Path | None, key: Path | None) -> tls.TLSFiles:
+    """What TLS on a server's port is made of."""
+    verify = server.tls_verify or ("none" if server.tls_ca is None else "required")
+    return tls.TLSFiles(cert=cert, key=key, ca=server.tls_ca, verify=verify, profile=server.tls_profile)
+
+
+def describe(server: Server, configuration: Configuration) -> list[str]:
+    """What a server will do, in words."""
+    places = [] if server.port is None else [f"{'ssl' if server.tls else 'tcp'}:{server.port}"]
+    places += server.listen
+    any_ae = server.accept_any_ae or accepts_any_by_default(server, configuration)
+    lines = [
+        f"AE title {server.aet} on {', '.join(places)}",
+        f"objects go to {server.store}, durability {server.durability}, on duplicate {server.on_duplicate}",
+        f"associations are accepted from {'any AE title' if any_ae else 'configured remotes only'}",
+    ]
+    if server.tls:
+        profile = tls.PROFILES[server.tls_profile]
+        verify = tls_files(server, None, None).verify
+        lines.append(f"TLS profile {profile.title} (PS3.15 {profile.section}), client certificates: {verify}")
+    if server.no_implementation_version_name:
+        lines.append("the implementation version name is not sent")
+    if server.enforce_default_transfer_syntax:
+        lines.append("Implicit VR Little Endian is enforced")
+    lines += [
+        f"remote {remote.aet} at {remote.host or 'any host'}"
+        + (f":{remote.port}" if remote.port else "")
+        + (", from there only" if remote.check_host else "")
+        for remote in configuration.remotes
+    ]
+    return lines
+
+
+def warnings_of(server: Server, configuration: Configuration) -> list[str]:
+    """What an operator should think about."""
+    found = []
+    if accepts_any_by_default(server, configuration) and not server.accept_any_ae:
+        found.append("no remote is configured: C-ECHO and C-STORE are accepted from anyone")
+    if not configuration.remotes and server.known_ae_only:
+        found.append("only known AEs are accepted and none is configured: nobody is accepted")
+    if server.durability == Durability.RELAXED.value:
+        found.append("durability is relaxed: a power cut may take objects that were acknowledged")
+    if server.tls and tls.PROFILES[server.tls_profile].warning:
+        found.append(f"tls-profile {server.tls_profile}: {tls.PROFILES[server.tls_profile].warning}")
+    return found
+
+
+def no_endpoint(text: str, error: Exception) -> str:
+    """Why a text is no server endpoint."""
+    if text.startswith("systemd:") and isinstance(error, LookupError):
+        return f"--listen={text}: systemd has passed no such socket"
+    return f"--listen takes a Twisted server endpoint, not {text!r}: {error or type(error).__name__}"
+
+
+def why_not(description: str, error: BaseException | None) -> str:
+    """Why an endpoint cannot be listened on, and what to do."""
+    cause = error.socketError if isinstance(error, CannotListenError) else error
+    number = getattr(cause, "errno", None)
+    if number == errno.EACCES and description.startswith(("port ", "tcp:", "ssl:")):
+        return (
+            f"cannot listen on {description}: permission denied. Use a port above 1024, or start as root "
+            "with twistd --uid and --gid, which opens the port first and then drops root"
+        )
+    if number == errno.EADDRNOTAVAIL:
+        why = f"{os.strerror(number)} (--interface takes an IP address of this machine)"
+        return f"cannot listen on {description}: {why}"
+    if number == errno.EADDRINUSE:
+        return f"cannot listen on {description}: another program listens there"
+    return f"cannot listen on {description}: {os.strerror(number) if number else error}"
