@@ -107,6 +107,7 @@ class Association:
         self.failures: Counter[int] = Counter()
         self.data_set_bytes = 0
         self.lax_uids = False
+        self.unfinished = 0
         self._reader: MessageReader | None = None
         self._peer_maximum_length = 0
         self._receiving: Operation | None = None
@@ -334,6 +335,7 @@ class Association:
         operation, self._receiving = self._receiving, None
         self._fragments.clear()
         if operation is not None:
+            self.unfinished += 1
             operation.discard()
 
     def _disk_busy(self, busy: bool) -> None:

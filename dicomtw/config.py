@@ -117,6 +117,7 @@ PORT = Kind(
     _kind_of_number(0, 65535, "").check,
     int,
 )
+REMOTE_PORT = Kind("a port number from 1 to 65535", _kind_of_number(1, 65535, "").check, int)
 ENDPOINT = Kind("a Twisted server endpoint string, such as tcp:4030", _check_text)
 PDU_LENGTH = Kind("a number of bytes from 4096 to 4294967295, or 0 for no limit", _check_pdu_length, int)
 TRANSFER_SYNTAX = Kind("the UID of a transfer syntax", _check_transfer_syntax)
@@ -149,7 +150,7 @@ class Remote:
 
     aet: str = setting(AE_TITLE, attrs.NOTHING, "its AE title")
     host: str = setting(TEXT, "", "its host name or IP address")
-    port: int = setting(PORT, 0, "the port it listens on")
+    port: int = setting(REMOTE_PORT, 0, "the port it listens on")
     tls: bool = setting(FLAG, False, "connections to it use TLS")
     check_host: bool = setting(FLAG, False, "accept associations in its name from its host only")
     no_implementation_version_name: bool = setting(
@@ -180,9 +181,10 @@ def parse_remote(text: str) -> Remote:
     address, *flags = text.split(",")
     title, at, host_and_port = address.rpartition("@")
     host, colon, port = host_and_port.rpartition(":")
-    if not (at and colon and host and port.isascii() and port.isdigit()):
+    in_brackets = host.startswith("[") and host.endswith("]")
+    if not (at and colon and host and port.isascii() and port.isdigit()) or (":" in host and not in_brackets):
         raise ConfigError(f"takes AET@HOST:PORT[,FLAG...], not {text!r}")
-    if host.startswith("[") and host.endswith("]"):
+    if in_brackets:
         host = host[1:-1]
     unknown = [flag for flag in flags if flag not in REMOTE_FLAGS]
     if unknown:
@@ -257,7 +259,8 @@ class Server:
     on_duplicate: str = setting(
         _kind_of_choice(*(one.value for one in OnDuplicate)),
         OnDuplicate.REPLACE.value,
-        "if the UID is stored with other bytes: replace (the earlier one is set aside), keep or refuse",
+        "if the UID is stored with other bytes: replace (the earlier object goes to STORE/superseded), "
+        "keep (the new one is answered with success and dropped) or refuse (0111H)",
     )
 
     def __attrs_post_init__(self) -> None:
@@ -295,7 +298,12 @@ class Configuration:
 
     def __attrs_post_init__(self) -> None:
         stores: dict[str, Server] = {}
+        ports: set[tuple[str, int]] = set()
         for server in self.servers:
+            place = server.interface, server.port or 0
+            if place[1] and place in ports:
+                raise ConfigError(f"two servers listen on port {server.port}")
+            ports.add(place)
             other = stores.setdefault(os.path.abspath(server.store), server)
             if (other.durability, other.on_duplicate) != (server.durability, server.on_duplicate):
                 raise ConfigError(

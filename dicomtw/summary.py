@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from cryptography.hazmat.primitives import hashes
 from OpenSSL import SSL
 from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
@@ -52,6 +53,7 @@ def log_summary(association: Association, *, peer: str, tls: str, seconds: float
         "seconds": round(seconds, 3),
         "odd_lengths": association.provider.odd_lengths,
         "lax_uids": association.lax_uids,
+        "unfinished": association.unfinished,
         "ended": ended,
     }
     parts = [_who(fields)]
@@ -61,13 +63,15 @@ def log_summary(association: Association, *, peer: str, tls: str, seconds: float
         done = f"{fields['objects']} objects, {fields['bytes']} bytes, {fields['echoes']} echoes"
         if failures:
             done += ", failed: " + ", ".join(f"{count} x {code}" for code, count in failures.items())
+        if association.unfinished:
+            done += f", {association.unfinished} dropped unfinished"
         if fields["odd_lengths"]:
             done += ", fragments of odd length"
         if fields["lax_uids"]:
             done += ", UIDs with leading zeros or empty components"
         parts.append(done)
     parts += [f"{seconds:.3f} s", ended]
-    orderly = not failures and ended in ("released", NOTHING_SAID)
+    orderly = not failures and not association.unfinished and ended in ("released", NOTHING_SAID)
     level = LogLevel.info if orderly else LogLevel.warn
     _log.emit(level, "{summary}", summary="; ".join(parts), association=fields)
 
@@ -91,11 +95,21 @@ def _abridged(names: list[str]) -> str:
 
 
 def tls_of(transport: Any) -> str:
-    """TLS version and cipher suite of a connection, wrapped or not; empty if it is plain."""
+    """TLS version and cipher suite of a connection, wrapped or not, and who its peer is by its certificate,
+    if it showed one; empty if it is plain.
+    """
     while transport is not None:
         handle = getattr(transport, "getHandle", lambda: None)()
         if isinstance(handle, SSL.Connection):
-            return f"{handle.get_protocol_version_name()} {handle.get_cipher_name()}"
+            said = f"{handle.get_protocol_version_name()} {handle.get_cipher_name()}"
+            certificate = handle.get_peer_certificate(as_cryptography=True)
+            if certificate is None:
+                return said
+            subject = repr(certificate.subject.rfc4514_string())  # repr: it may hold anything
+            if len(subject) > 100:
+                subject = subject[:97] + "..."
+            fingerprint = certificate.fingerprint(hashes.SHA256()).hex()[:16]
+            return f"{said} with {subject} (SHA-256 {fingerprint})"
         transport = getattr(transport, "transport", None)
     return ""
 

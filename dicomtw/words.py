@@ -62,6 +62,8 @@ def warnings_of(server: Server, configuration: Configuration) -> list[str]:
         found.append("durability is relaxed: a power cut may take objects that were acknowledged")
     if server.tls and tls.PROFILES[server.tls_profile].warning:
         found.append(f"tls-profile {server.tls_profile}: {tls.PROFILES[server.tls_profile].warning}")
+    if any(text.startswith("ssl:") for text in server.listen):
+        found.append("ssl: endpoints have the TLS settings of Twisted, not --tls-profile")
     return found
 
 

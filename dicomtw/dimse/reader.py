@@ -12,6 +12,8 @@ from dicomtw.ul.pdu import COMMAND, LAST
 #: The longest command set we gather, in bytes; the longest that PS3.7 can make is under 1 KiB but for
 #: lists of attribute tags.
 MAXIMUM_COMMAND_LENGTH = 1 << 16
+#: The most parts that it comes in: two bytes each, and each of those in two chunks.
+MAXIMUM_FRAGMENTS = 1 << 16
 
 
 class MessageReceiver(Protocol):
@@ -34,13 +36,14 @@ class MessageReader:
     set (PS3.8 E.2): whatever else is a `ProtocolError`.
     """
 
-    __slots__ = ("_command", "_context_id", "_contexts", "_in_data_set", "_receiver")
+    __slots__ = ("_command", "_context_id", "_contexts", "_fragments", "_in_data_set", "_receiver")
 
     def __init__(self, contexts: Container[int], receiver: MessageReceiver) -> None:
         self._contexts = contexts
         self._receiver = receiver
         self._context_id = 0  # of the message that has begun; no context has ID 0
         self._command = bytearray()
+        self._fragments = 0
         self._in_data_set = False
 
     @property
@@ -65,8 +68,9 @@ class MessageReader:
         else:
             if not control_header & COMMAND:
                 raise ProtocolError("data set fragment where a command is due")
-            if len(self._command) + len(data) > MAXIMUM_COMMAND_LENGTH:
-                raise ProtocolError(f"command set of more than {MAXIMUM_COMMAND_LENGTH} bytes")
+            self._fragments += 1
+            if len(self._command) + len(data) > MAXIMUM_COMMAND_LENGTH or self._fragments > MAXIMUM_FRAGMENTS:
+                raise ProtocolError("command set that does not end")
             self._command += data
             if complete and control_header & LAST:
                 self._end_of_command()
@@ -83,6 +87,7 @@ class MessageReader:
     def _end_of_command(self) -> None:
         command = Command.decode(bytes(self._command))
         self._command = bytearray()
+        self._fragments = 0
         context_id = self._context_id
         self._in_data_set = command.has_data_set
         if not self._in_data_set:

@@ -8,6 +8,7 @@ Whatever fails before leaves no trace and does not touch an object stored before
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import itertools
 import os
@@ -21,6 +22,7 @@ from typing import Final
 from dicomtw import uids
 from dicomtw.errors import DimseError
 from dicomtw.storage import WouldBlock, header, part10
+from dicomtw.storage.locations import Locations, directory_names
 from dicomtw.storage.part10 import FileMeta
 
 # Statuses of PS3.4 Table B.2-1 and PS3.7 Annex C, spelled out: this layer stands below `dimse`.
@@ -33,9 +35,6 @@ _INVALID_SOP_INSTANCE: Final = 0x0117
 #: Inside the store: what is being received, and earlier versions of what was replaced.
 INCOMING: Final = ".incoming"
 SUPERSEDED: Final = "superseded"
-#: Directories of objects whose data set has no valid Study or Series Instance UID.
-UNKNOWN_STUDY: Final = "unknown-study"
-UNKNOWN_SERIES: Final = "unknown-series"
 
 _NAMING = frozenset(
     {header.SOP_CLASS_UID, header.SOP_INSTANCE_UID, header.STUDY_INSTANCE_UID, header.SERIES_INSTANCE_UID}
@@ -86,6 +85,7 @@ class DirectoryStore:
         self._numbers = itertools.count()  # threads may share it: next() is atomic
         self._in_use = _LockFile(root / ".lock")
         self._names = _LockFile(root / ".names")
+        self._locations = Locations(root)
         #: Directories known to be there, and (strict) to have their own names on stable storage.
         self._directories: set[Path] = set()
 
@@ -97,11 +97,15 @@ class DirectoryStore:
         self._make_root()
         for name in (INCOMING, SUPERSEDED):
             (self.root / name).mkdir(mode=0o700, exist_ok=True)
+        if self._incoming.is_symlink():
+            raise OSError(errno.ELOOP, f"{INCOMING} is a symbolic link")  # we would clean up elsewhere
+        self._locations.prepare()
         removed = 0
         if self._in_use.try_exclusive():
             for leftover in self._incoming.iterdir():
-                leftover.unlink()
-                removed += 1
+                if not leftover.is_dir():
+                    leftover.unlink()
+                    removed += 1
         self._in_use.share()
         self._names.open()
         if self.strict:
@@ -150,50 +154,68 @@ class DirectoryStore:
         self._make_directory(directory)
         while True:
             with self._names.held(may_block):
-                there = _stat(final)
-                if there is None:
+                if os.path.lexists(final):
+                    earlier: Path | None = final
+                elif may_block:
+                    earlier = self._locations.find(sop_instance_uid)
+                elif self._locations.is_registered(sop_instance_uid):
+                    raise WouldBlock
+                else:
+                    earlier = None
+                if earlier is None:
+                    self._locations.put(sop_instance_uid, temporary)
                     os.rename(temporary, final)
                     break
+                there = os.stat(earlier, follow_symlinks=False)
             if not may_block:
                 raise WouldBlock
-            if self._on_duplicate is OnDuplicate.KEEP or _same_object(temporary, final):
+            if self._on_duplicate is OnDuplicate.KEEP or _same_object(temporary, earlier):
                 if self.strict:
-                    _sync(final)  # it may have been stored relaxed
+                    _sync(earlier)  # it may have been stored relaxed
                 os.unlink(temporary)
+                directory = earlier.parent
                 break
             if self._on_duplicate is OnDuplicate.REFUSE:
                 raise DimseError(_DUPLICATE_SOP_INSTANCE, "SOP instance stored before with other content")
-            if self._replace(temporary, final, there):
+            if self._replace(temporary, final, earlier, there):
                 return
         if self.strict:
             _sync(directory)
 
-    def _replace(self, temporary: Path, final: Path, there: os.stat_result) -> bool:
+    def _replace(self, temporary: Path, final: Path, earlier: Path, there: os.stat_result) -> bool:
         """Let `temporary` take the name, and keep the earlier version under ``superseded``.
 
-        False if `final` is no longer the file that `there` describes; then nothing is done.
+        False if `earlier` is no longer the file that `there` describes; then nothing is done.
         """
-        directory = self.root / SUPERSEDED / final.parent.relative_to(self.root)
+        directory = self.root / SUPERSEDED / earlier.parent.relative_to(self.root)
         self._make_directory(directory)
-        earlier = directory / f"{final.stem}.{there.st_mtime_ns}-{secrets.token_hex(2)}.dcm"
+        kept = directory / f"{final.stem}.{there.st_mtime_ns}-{secrets.token_hex(2)}.dcm"
         with self._names.held():
-            now = _stat(final)
+            now = _stat(earlier)
             if now is None or not _same_file(now, there):
                 return False
-            os.link(final, earlier)
+            os.link(earlier, kept)
             try:
                 if self.strict:
                     _sync(directory)
                 os.rename(temporary, final)
             except OSError:
-                os.unlink(earlier)
+                os.unlink(kept)
                 raise
             try:
                 if self.strict:
                     _sync(final.parent)
             except OSError:
-                os.rename(earlier, final)  # a store that fails does not change what was stored before
+                # A store that fails does not change what was stored before.
+                if earlier == final:
+                    os.rename(kept, final)
+                else:
+                    os.unlink(final)
+                    os.unlink(kept)
                 raise
+            self._locations.put(final.stem, final)
+            if earlier != final:
+                os.unlink(earlier)  # the same UID in another series: one UID is one object
         return True
 
     def _make_directory(self, directory: Path) -> None:
@@ -345,25 +367,14 @@ class DirectorySink:
         if meta.transfer_syntax_uid in uids.DEFLATED and not may_block:
             raise WouldBlock  # inflating may take long
         try:
-            found = header.find_elements(read_at, meta.transfer_syntax_uid, _NAMING, head, self._size)
+            found = header.find_naming_elements(read_at, meta.transfer_syntax_uid, _NAMING, head, self._size)
         except header.UnreadableDataSet as error:
-            # Some writers encode with implicit VR whatever the transfer syntax says. Such a data set is kept
-            # as it came, like any other, if it is what the command announces.
-            implicit = uids.IMPLICIT_VR_LITTLE_ENDIAN
-            try:
-                found = header.find_elements(read_at, implicit, _NAMING, head, self._size)
-            except header.UnreadableDataSet:
-                raise DimseError(_CANNOT_UNDERSTAND, f"unreadable: {error}") from error
+            raise DimseError(_CANNOT_UNDERSTAND, f"unreadable: {error}") from error
         if header.uid_value(found.get(header.SOP_INSTANCE_UID)) != meta.sop_instance_uid:
             raise DimseError(_DOES_NOT_MATCH, "SOP Instance UID differs from the command's")
         if header.uid_value(found.get(header.SOP_CLASS_UID)) != meta.sop_class_uid:
             raise DimseError(_DOES_NOT_MATCH, "SOP Class UID differs from the command's")
-        study = header.uid_value(found.get(header.STUDY_INSTANCE_UID))
-        series = header.uid_value(found.get(header.SERIES_INSTANCE_UID))
-        return (
-            study if uids.is_valid_uid(study) else UNKNOWN_STUDY,
-            series if uids.is_valid_uid(series) else UNKNOWN_SERIES,
-        )
+        return directory_names(found)
 
 
 def _write_all(fd: int, buffers: list[bytes | memoryview]) -> None:
@@ -417,7 +428,7 @@ def _open_no_link(path: str, flags: int) -> int:
 
 def _sync(path: Path) -> None:
     """Force a file, or the names in a directory, to stable storage."""
-    fd = _open_no_link(str(path), os.O_RDONLY)
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
     finally:

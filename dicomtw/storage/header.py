@@ -172,6 +172,22 @@ def find_elements(
     return found
 
 
+def find_naming_elements(
+    read_at: ReadAt, transfer_syntax: str, wanted: frozenset[int], head: bytes, size: int
+) -> dict[int, bytes]:
+    """`find_elements`, lenient with writers that encode with implicit VR whatever the transfer syntax says.
+
+    Such data sets are kept as they came, like any other. Raises what is wrong by the transfer syntax.
+    """
+    try:
+        return find_elements(read_at, transfer_syntax, wanted, head, size)
+    except UnreadableDataSet as fault:
+        try:
+            return find_elements(read_at, uids.IMPLICIT_VR_LITTLE_ENDIAN, wanted, head, size)
+        except UnreadableDataSet:
+            raise fault from None
+
+
 def uid_value(value: bytes | None) -> str:
     """A UI value as a string without its padding; empty for None."""
     return "" if value is None else value.decode("latin-1").rstrip("\0 ")
