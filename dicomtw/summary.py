@@ -102,10 +102,13 @@ def tls_of(transport: Any) -> str:
         handle = getattr(transport, "getHandle", lambda: None)()
         if isinstance(handle, SSL.Connection):
             said = f"{handle.get_protocol_version_name()} {handle.get_cipher_name()}"
-            certificate = handle.get_peer_certificate(as_cryptography=True)
-            if certificate is None:
-                return said
-            subject = repr(certificate.subject.rfc4514_string())  # repr: it may hold anything
+            try:
+                certificate = handle.get_peer_certificate(as_cryptography=True)
+                if certificate is None:
+                    return said
+                subject = repr(certificate.subject.rfc4514_string())  # repr: it may hold anything
+            except ValueError:  # OpenSSL is content with more than cryptography can parse
+                return f"{said} with a certificate that cannot be read"
             if len(subject) > 100:
                 subject = subject[:97] + "..."
             fingerprint = certificate.fingerprint(hashes.SHA256()).hex()[:16]

@@ -211,7 +211,7 @@ class TLSTests(ServiceTestCase):
             self.started(self.server(tls=True, port=2762))
         self.assertEqual(self.reactor.tcpServers, [])
         self.assertEqual(self.reactor.sslServers[0][0], 2762)
-        cert = self.store / ".state" / "tls-cert.pem"
+        cert = self.store / ".state" / "tls" / "cert.pem"
         ((path, printed),) = [(one["cert"], one["fingerprint"]) for one in events if "fingerprint" in one]
         self.assertEqual(path, str(cert))
         self.assertRegex(printed, "^([0-9A-F]{2}:){31}[0-9A-F]{2}$")

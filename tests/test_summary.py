@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+from cryptography.hazmat.primitives.hashes import SHA256
 from OpenSSL import SSL
 from twisted.internet.error import ConnectionDone
 from twisted.logger import LogEvent, LogLevel, capturedLogs
@@ -19,7 +20,7 @@ from dicomtw.services.verification import Verification
 from dicomtw.summary import tls_fault, tls_of
 from dicomtw.testing import MemoryServer, MemoryStore, Peer, associate_rq, message
 from dicomtw.ul.pdu import A_ABORT, A_RELEASE_RQ, P_DATA_TF, PresentationDataValue
-from tests.security.test_tls import TLSTestCase, client, handshake
+from tests.security.test_tls import TLSTestCase, client, handshake, identity
 from tests.test_association import c_echo_rq, c_store_rq
 
 IVR = uids.IMPLICIT_VR_LITTLE_ENDIAN
@@ -179,6 +180,35 @@ class TLSTests(TLSTestCase):
         self.assertEqual(tls_of(SimpleNamespace(transport=SimpleNamespace(transport=transport))), expected)
         self.assertEqual(tls_of(SimpleNamespace(getHandle=lambda: None)), "")
         self.assertEqual(tls_of(None), "")
+
+    def test_certificate(self) -> None:
+        """A peer that showed a certificate is told by its subject, escaped and cut, and its fingerprint."""
+        for name, subject in (
+            ("client", "'CN=client'"),
+            ("a\n2023 forged\x1b[2J", r"'CN=a\n2023 forged\x1b[2J'"),
+            ("Müller, O'Hara", '"CN=Müller\\\\, O\'Hara"'),
+            ("\u202e" * 20, ("'CN=" + r"\u202e" * 20)[:97] + "..."),
+        ):
+            own = identity(name, "CA")
+            ca = self.file("ca.pem", identity("CA").cert_pem)
+            for verify in ("required", "optional"):
+                connection = handshake(self.context(verify=verify, ca=ca), client(own))
+                self.assertEqual(
+                    tls_of(SimpleNamespace(getHandle=lambda connection=connection: connection)),
+                    "TLSv1.3 TLS_AES_256_GCM_SHA384 with "
+                    f"{subject} (SHA-256 {own.certificate.fingerprint(SHA256()).hex()[:16]})",
+                )
+
+    def test_unreadable_certificate(self) -> None:
+        """A certificate that cannot be parsed is told as that, and ends no connection."""
+        connection = handshake(self.context(), client())
+
+        def get_peer_certificate(connection: SSL.Connection, *, as_cryptography: bool) -> None:
+            raise ValueError("invalid subject")
+
+        self.patch(SSL.Connection, "get_peer_certificate", get_peer_certificate)
+        expected = "TLSv1.3 TLS_AES_256_GCM_SHA384 with a certificate that cannot be read"
+        self.assertEqual(tls_of(SimpleNamespace(getHandle=lambda: connection)), expected)
 
     def test_real_faults(self) -> None:
         """What OpenSSL says of peers that we cannot talk to is put into words."""

@@ -112,7 +112,7 @@ class LibraryTests(CasesTestCase):
         requestor = AE(ae_title="ROOM1")
         source = chosen()[0]
         requestor.add_requested_context(source.sop_class_uid, source.transfer_syntax_uid)
-        context = client_context(server.store / ".state" / "tls-cert.pem")
+        context = client_context(server.store / ".state" / "tls" / "cert.pem")
         association = requestor.associate(
             "127.0.0.1", server.port, ae_title="PMOD", tls_args=(context, "localhost")
         )

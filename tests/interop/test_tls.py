@@ -34,8 +34,13 @@ class OutOfTheBoxTests(CasesTestCase):
             with self.case(option):
                 server = Twistd(self, option)
                 state = server.store / ".state"
-                cert, key = state / "tls-cert.pem", state / "tls-key.pem"
-                for path, mode in ((state, 0o40700), (cert, 0o100600), (key, 0o100600)):
+                cert, key = state / "tls" / "cert.pem", state / "tls" / "key.pem"
+                for path, mode in (
+                    (state, 0o40700),
+                    (cert.parent, 0o40700),
+                    (cert, 0o100600),
+                    (key, 0o100600),
+                ):
                     self.assertEqual(oct(path.stat().st_mode), oct(mode), path)
                 made = x509.load_pem_x509_certificate(cert.read_bytes())
                 fingerprint = made.fingerprint(hashes.SHA256()).hex(":").upper()
@@ -61,7 +66,7 @@ class OutOfTheBoxTests(CasesTestCase):
             self.skipTest(str(missing("echoscu")))
         server = Twistd(self, "-tls")
         address = ("-v", "-aec", "PMOD", "127.0.0.1", server.port)
-        peer = run("echoscu", "+tla", "+cf", server.store / ".state" / "tls-cert.pem", *address)
+        peer = run("echoscu", "+tla", "+cf", server.store / ".state" / "tls" / "cert.pem", *address)
         self.assertEqual(peer.returncode, 0, peer.stdout)
         peer = run("echoscu", "+tla", *address)
         self.assertNotEqual(peer.returncode, 0, peer.stdout)
@@ -129,6 +134,8 @@ class CertificateTests(CasesTestCase):
                 else:
                     self.assertTrue(line.endswith("; released"), line)
                     self.assertIn(" over TLSv1.", line)
+                    shown = peer is self.known and self.with_ca in options
+                    self.assertEqual("with 'CN=client' (SHA-256 " in line, shown, line)
                 self.assertEqual(len(server.summaries), before + 1, "one line for each connection")
 
     def test_dcmtk(self) -> None:
@@ -182,6 +189,18 @@ class CertificateTests(CasesTestCase):
                 self.assertIn(f"TLSv{version.replace('_', '.')}", peer.stdout)
                 line = server.wait_for_summaries(number)[-1]
                 self.assertIn("closed by the peer before any association", line)
+
+    def test_dhe(self) -> None:
+        """``openssl s_client`` with nothing but DHE is served, by a group of 3072 bits."""
+        if missing("openssl"):
+            self.skipTest(str(missing("openssl")))
+        server = Twistd(self, *self.tls)
+        peer = run(
+            *("openssl", "s_client", "-connect", f"127.0.0.1:{server.port}", "-tls1_2"),
+            *("-cipher", "DHE-RSA-AES128-GCM-SHA256", "-groups", "P-256", "-CAfile", self.authority.pem),
+        )
+        self.assertIn("Cipher is DHE-RSA-AES128-GCM-SHA256", peer.stdout)
+        self.assertRegex(peer.stdout, "Temp Key: DH, 3072 bits")
 
     def test_resumption(self) -> None:
         """The second of two connections resumes the first's session, under client certificates too."""
