@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from dicomtw.dimse import messages
 from dicomtw.dimse.messages import Command
-from dicomtw.dimse.reader import MAXIMUM_COMMAND_LENGTH, MessageReader
+from dicomtw.dimse.reader import MAXIMUM_COMMAND_LENGTH, MAXIMUM_FRAGMENTS, MessageReader
 from dicomtw.errors import AbortReason, ProtocolError
 from tests.dimse import RecordingMessages
 from tests.dimse.test_command import C_ECHO_RQ, C_STORE_RQ
@@ -244,7 +244,30 @@ class FaultTests(Reading):
             for size in (1024, 1000, MAXIMUM_COMMAND_LENGTH):
                 self.begin()
                 self.feed(1, *(fragment(bytes(size)) for _ in range(MAXIMUM_COMMAND_LENGTH // size)))
-                self.assertFault("command set of more than 65536 bytes", 1, fragment(bytes(size)))
+                self.assertFault("command set that does not end", 1, fragment(bytes(size)))
+                self.assertEqual(self.receiver.calls, [])
+
+    def test_endless_fragments(self) -> None:
+        """A command set in more than 65536 parts is a fault, though there is next to nothing in them."""
+        self.assertEqual(MAXIMUM_FRAGMENTS, 1 << 16)
+        ways: list[Fragment] = [pdv(COMMAND, b""), (COMMAND | LAST, b"", False)]
+        for nothing in ways:
+            self.begin()
+            self.feed(1, *([nothing] * MAXIMUM_FRAGMENTS))
+            self.assertFault("command set that does not end", 1, nothing)
+            self.assertEqual(self.receiver.calls, [])
+
+    def test_most_fragments(self) -> None:
+        """A command in as many parts as there may be is read, and the next one may have as many."""
+        parts = [pdv(COMMAND, b"")] * (MAXIMUM_FRAGMENTS - 1) + [pdv(COMMAND | LAST, C_ECHO_RQ)]
+        self.feed(1, *parts, *parts)
+        self.assertEqual(self.receiver.ended, [ECHO, ECHO])
+
+    def test_fragments_of_a_data_set(self) -> None:
+        """A data set may come in any number of parts, and they do not count for the next command."""
+        parts = [pdv(0, b"")] * MAXIMUM_FRAGMENTS + cut(0, pieces(DATA_SET, 100))
+        self.feed(5, pdv(COMMAND | LAST, C_STORE_RQ), *parts, pdv(COMMAND | LAST, C_STORE_RQ), *parts)
+        self.assertEqual(self.receiver.ended, [STORE, STORE])
 
     def test_longest_command(self) -> None:
         """A command set of 64 KiB is read: lists of attribute tags are long."""

@@ -15,13 +15,14 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from dicomtw.storage import header
-from dicomtw.storage.header import UnreadableDataSet, find_elements, uid_value
+from dicomtw.storage.header import UnreadableDataSet, find_elements, find_naming_elements, uid_value
 from tests.storage import (
     BIG_ENDIAN,
     CT_IMAGE_STORAGE,
     DEFLATED,
     EXPLICIT,
     IMPLICIT,
+    JPEG_LOSSLESS,
     PYDICOM_FILES,
     UNDEFINED,
     behind_file_meta,
@@ -64,6 +65,11 @@ def find(content: bytes, syntax: str, head: int = WHOLE) -> dict[int, bytes]:
     return find_elements(Bytes(content).read_at, syntax, NAMING, content[:head], len(content))
 
 
+def find_leniently(content: bytes, syntax: str, head: int = WHOLE) -> dict[int, bytes]:
+    """As `find`, with writers forgiven that have not heard of the transfer syntax."""
+    return find_naming_elements(Bytes(content).read_at, syntax, NAMING, content[:head], len(content))
+
+
 def names(content: bytes, syntax: str, head: int = WHOLE) -> dict[int, str]:
     return {tag: uid_value(value) for tag, value in find(content, syntax, head).items()}
 
@@ -96,6 +102,13 @@ class OracleTests(SynchronousTestCase):
                 else:
                     self.assertEqual(names(content, syntax, head), expected, path.name)
                     found += len(expected)
+                if path.name == "no_meta.dcm":
+                    self.assertRaises(UnreadableDataSet, find_leniently, content, syntax, head)
+                else:
+                    lenient = find_leniently(content, syntax, head)
+                    self.assertEqual(
+                        {tag: uid_value(value) for tag, value in lenient.items()}, expected, path.name
+                    )
         self.assertGreater(found, 3 * 4 * 100)
 
     def files(self) -> list[Path]:
@@ -265,15 +278,25 @@ class DepthTests(SynchronousTestCase):
 
 class BoundTests(SynchronousTestCase):
     def test_too_many_elements(self) -> None:
-        """The walk ends after 131072 elements, at the top level and in a sequence: time is bounded."""
+        """The walk ends after 16384 elements, at the top level and in a sequence: time is bounded."""
+        self.assertEqual(header.MAXIMUM_ELEMENTS, 1 << 14)
         tiny = element(0x00091000, "LO")
-        open_item = element(ITEM, "", tiny * (1 << 17), length=UNDEFINED)
+        open_item = element(ITEM, "", tiny * (1 << 14), length=UNDEFINED)
         for content in (
-            tiny * (1 << 17) + data_set("1.2.3"),
+            tiny * (1 << 14) + data_set("1.2.3"),
             data_set("1.2.3", middle=element(0x00091001, "SQ", open_item, length=UNDEFINED)),
         ):
             error = self.assertRaises(UnreadableDataSet, find, content, EXPLICIT)
-            self.assertIn("more than 131072 elements", str(error))
+            self.assertEqual(str(error), "more than 16384 elements before what was looked for")
+
+    def test_as_many_elements_as_may_be(self) -> None:
+        """The four UIDs are found if they are the last of 16384 elements, and not behind one more."""
+        tiny = element(0x00091000, "LO")
+        for syntax in (EXPLICIT, DEFLATED):
+            content = data_set("1.2.3", syntax=syntax, middle=tiny * ((1 << 14) - 4))
+            self.assertEqual(names(content, syntax), NAMES)
+            content = data_set("1.2.3", syntax=syntax, middle=tiny * ((1 << 14) - 3))
+            self.assertRaises(UnreadableDataSet, find, content, syntax)
 
     def test_bound_is_exact(self) -> None:
         """As many elements as the bound says are walked, and not one more."""
@@ -286,7 +309,8 @@ class BoundTests(SynchronousTestCase):
                 self.assertRaises(UnreadableDataSet, find, content, EXPLICIT)
 
     def test_deflate_bomb(self) -> None:
-        """A deflated data set that swells to 400 MB costs less than 32 MB before it is refused."""
+        """A deflated data set that swells to 400 MB costs less than 16 MB before it is refused."""
+        self.assertEqual(header.MAXIMUM_INFLATED, 4 << 20)
         compressor = zlib.compressobj(wbits=-zlib.MAX_WBITS)
         start = uid(0x00080016, CT_IMAGE_STORAGE) + element(0x00091010, "OB", length=400 << 20)
         bomb = compressor.compress(start) + compressor.flush(zlib.Z_FULL_FLUSH)
@@ -301,8 +325,19 @@ class BoundTests(SynchronousTestCase):
                 _, peak = tracemalloc.get_traced_memory()
             finally:
                 tracemalloc.stop()
-            self.assertIn("16777216 inflated bytes", str(error))
-            self.assertLess(peak, 32 << 20)
+            self.assertIn("4194304 inflated bytes", str(error))
+            self.assertLess(peak, 16 << 20)
+
+    def test_names_within_the_inflated(self) -> None:
+        """Of a deflated data set the names are found if they stand within the first 4 MiB, inflated."""
+        for size, there in ((3 << 20, True), (5 << 20, False)):
+            content = data_set("1.2.3", syntax=DEFLATED, middle=element(0x00091010, "OB", bytes(size)))
+            for head in (WHOLE, 0):
+                if there:
+                    self.assertEqual(names(content, DEFLATED, head), NAMES)
+                else:
+                    error = self.assertRaises(UnreadableDataSet, find, content, DEFLATED, head)
+                    self.assertEqual(str(error), "no header within 4194304 inflated bytes")
 
     def test_inflated_no_further_than_needed(self) -> None:
         """Of a large deflated data set no more is inflated than its header takes."""
@@ -326,6 +361,76 @@ class BoundTests(SynchronousTestCase):
                 except UnreadableDataSet as error:
                     self.fail(f"a good data set of {len(content)} bytes: {error}")
                 self.assertEqual(len(found), 4)
+
+
+class LenientTests(SynchronousTestCase):
+    def test_implicit_under_another_transfer_syntax(self) -> None:
+        """A data set in implicit VR is read under whatever transfer syntax, from any head."""
+        content = data_set("1.2.3", syntax=IMPLICIT)
+        for syntax in (*SYNTAXES, JPEG_LOSSLESS):
+            for head in (WHOLE, 100, 10, 0):
+                found = find_leniently(content, syntax, head)
+                self.assertEqual({tag: uid_value(value) for tag, value in found.items()}, NAMES, syntax)
+
+    def test_as_declared(self) -> None:
+        """What can be read by its transfer syntax is, once, without a second look."""
+        for syntax in (*SYNTAXES, JPEG_LOSSLESS):
+            content = data_set("1.2.3", syntax=syntax)
+            one, other = Bytes(content), Bytes(content)
+            found = find_naming_elements(one.read_at, syntax, NAMING, b"", len(content))
+            self.assertEqual(found, find_elements(other.read_at, syntax, NAMING, b"", len(content)))
+            self.assertEqual(one.reads, other.reads)
+
+    def test_explicit_under_implicit(self) -> None:
+        """Nothing else is forgiven: explicit VR under implicit, or big endian under little, is a fault."""
+        for content, syntax in (
+            (data_set("1.2.3"), IMPLICIT),
+            (data_set("1.2.3"), DEFLATED),
+            (data_set("1.2.3"), BIG_ENDIAN),
+            (data_set("1.2.3", syntax=BIG_ENDIAN), EXPLICIT),
+            (data_set("1.2.3", syntax=DEFLATED), EXPLICIT),
+        ):
+            self.assertRaises(UnreadableDataSet, find_leniently, content, syntax)
+
+    def test_words(self) -> None:
+        """Where neither helps, what is wrong by the transfer syntax is told, and nothing of the other try."""
+        for content, syntax in (
+            (data_set("1.2.3")[:20], EXPLICIT),
+            (data_set("1.2.3")[:20], IMPLICIT),
+            (element(0x00080016, "ui", b"1.2."), EXPLICIT),
+        ):
+            strict = self.assertRaises(UnreadableDataSet, find, content, syntax)
+            lenient = self.assertRaises(UnreadableDataSet, find_leniently, content, syntax)
+            self.assertEqual(str(lenient), str(strict))
+            self.assertIsNone(lenient.__cause__)
+
+    def test_garbage(self) -> None:
+        """What is no data set by its transfer syntax is none in implicit VR if nothing is found in it."""
+        for content, syntax in (
+            (b"\xff" * 100, EXPLICIT),
+            (b"\xff" * 100, DEFLATED),
+            (b"GET / HTTP/1.1\r\n\r\n", EXPLICIT),
+        ):
+            self.assertRaises(UnreadableDataSet, find_leniently, content, syntax)
+
+    def test_bounds(self) -> None:
+        """The second look has the bounds of the first."""
+        tiny = element(0x00091000, "LO", syntax=IMPLICIT)
+        many = data_set("1.2.3", syntax=IMPLICIT, middle=tiny * (1 << 14))
+        deep = data_set("1.2.3", syntax=IMPLICIT, middle=nested(65, IMPLICIT))
+        for content in (many, deep):
+            error = self.assertRaises(UnreadableDataSet, find_leniently, content, EXPLICIT)
+            self.assertIn("is no VR", str(error))
+
+    def test_other_exceptions_pass(self) -> None:
+        """What the reader of the bytes raises is not taken for a fault of the data set."""
+
+        def read_at(offset: int, length: int) -> bytes:
+            raise InterruptedError
+
+        for head in (b"", data_set("1.2.3", syntax=IMPLICIT)[:10]):
+            for syntax in (EXPLICIT, IMPLICIT):
+                self.assertRaises(InterruptedError, find_naming_elements, read_at, syntax, NAMING, head, 1000)
 
 
 class FaultTests(SynchronousTestCase):

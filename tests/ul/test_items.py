@@ -9,6 +9,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from dicomtw.errors import AbortReason, ProtocolError
 from dicomtw.ul.items import (
+    MAXIMUM_ITEMS,
+    MAXIMUM_TRANSFER_SYNTAXES,
     SUB_ITEM_CLASSES,
     AsynchronousOperationsWindow,
     ContextResult,
@@ -159,15 +161,11 @@ sub_items = st.one_of(
 
 
 def _once_where_once(items: list[SubItem]) -> tuple[SubItem, ...]:
-    """Of the sub-items that may not be repeated, the first."""
-    repeated = (RoleSelection, SOPClassExtendedNegotiation, SOPClassCommonExtendedNegotiation)
-    seen: set[type[SubItem]] = set()
-    kept = []
+    """Of each kind of sub-item the first, or the first for each SOP class where it names one."""
+    kept: dict[object, SubItem] = {}
     for item in items:
-        if isinstance(item, repeated) or type(item) not in seen:
-            kept.append(item)
-        seen.add(type(item))
-    return tuple(kept)
+        kept.setdefault((type(item), getattr(item, "sop_class_uid", None)), item)
+    return tuple(kept.values())
 
 
 user_informations = st.builds(UserInformation, st.lists(sub_items, max_size=6).map(_once_where_once))
@@ -309,11 +307,20 @@ class LenientTests(SynchronousTestCase):
         expected = (SOPClassCommonExtendedNegotiation("1", "2"),)
         self.assertEqual(user_information(item).sub_items, expected)
 
-    def test_repeated_per_sop_class(self) -> None:
-        """Sub-items 54H, 56H and 57H come once for each SOP class, so there may be many."""
-        for item, golden in GOLDEN_SUB_ITEMS:
-            if golden[0] in (0x54, 0x56, 0x57):
-                self.assertEqual(user_information(golden * 3).sub_items, (item,) * 3)
+    def test_one_for_each_sop_class(self) -> None:
+        """Sub-items 54H, 56H and 57H come once for each SOP class, so there may be many, in any order."""
+        sub_items = [
+            kind
+            for sop_class_uid in ("1.2", "1.20", "1.3", "")
+            for kind in (
+                RoleSelection(sop_class_uid, True, True),
+                SOPClassExtendedNegotiation(sop_class_uid, b"\x01"),
+                SOPClassCommonExtendedNegotiation(sop_class_uid, "1.2", ("1.2",)),
+            )
+        ]
+        for ordered in (sub_items, sub_items[::-1]):
+            item = UserInformation(tuple(ordered))
+            self.assertEqual(user_information(item.encode()[4:]), item)
 
     def test_empty_user_information(self) -> None:
         """A user information item may be empty."""
@@ -327,10 +334,72 @@ class StrictTests(SynchronousTestCase):
         self.assertEqual(fault.reason, AbortReason.INVALID_PDU_PARAMETER_VALUE)
 
     def test_repeated(self) -> None:
-        """A sub-item that there is one of is a fault when it comes twice."""
+        """A sub-item is a fault when it comes twice, next to the first or not (PS3.7 D.3.3)."""
         for _, golden in GOLDEN_SUB_ITEMS:
-            if golden[0] not in (0x54, 0x56, 0x57):
-                self._invalid(golden + golden, f"item {golden[0]:02X}H appears twice")
+            others = b"".join(other for _, other in GOLDEN_SUB_ITEMS if other[0] != golden[0])
+            for body in (golden + golden, golden + others + golden, others + golden * 3):
+                self._invalid(body, f"item {golden[0]:02X}H appears twice")
+
+    def test_repeated_for_one_sop_class(self) -> None:
+        """Sub-items 54H, 56H and 57H for one SOP class are a fault when repeated, whatever else they say."""
+        pairs: list[tuple[SubItem, SubItem]] = [
+            (RoleSelection("1.2", True, False), RoleSelection("1.2", False, True)),
+            (SOPClassExtendedNegotiation("1.2", b""), SOPClassExtendedNegotiation("1.2", b"\x01")),
+            (
+                SOPClassCommonExtendedNegotiation("1.2", "1.4"),
+                SOPClassCommonExtendedNegotiation("1.2", "1.5", ("1.6",)),
+            ),
+        ]
+        for one, other in pairs:
+            words = f"item {one.item_type:02X}H appears twice"
+            self._invalid(one.encode() + other.encode(), words)
+            # padded, it is the same SOP class
+            padded = bytearray(other.encode().replace(b"\x00\x031.2", b"\x00\x041.2\x00", 1))
+            padded[3] += 1
+            self._invalid(one.encode() + bytes(padded), words)
+
+    def test_too_many_items(self) -> None:
+        """User information of 1024 sub-items is read, unrecognized ones and all, and not one more."""
+        self.assertEqual(MAXIMUM_ITEMS, 1024)
+        strange = octets("5F 00 00 00")
+        role = RoleSelection("1.2", True, False)
+        most = user_information(strange * 1023 + role.encode())
+        self.assertEqual(most.sub_items, (role,))
+        for body in (strange * 1024 + role.encode(), role.encode() + strange * 1024, strange * 16383):
+            self._invalid(body, "more than 1024 items in user information")
+        roles = tuple(RoleSelection(f"1.{number}", True, False) for number in range(1025))
+        self.assertEqual(len(user_information(UserInformation(roles[:-1]).encode()[4:]).sub_items), 1024)
+        self._invalid(UserInformation(roles).encode()[4:], "more than 1024 items in user information")
+
+    def test_nothing_behind_the_bound_is_read(self) -> None:
+        """The item that is one too many is not looked at: even its lengths may lie."""
+        self._invalid(octets("5F 00 00 00") * 1024 + b"\xff", "more than 1024 items in user information")
+
+    def test_too_many_transfer_syntaxes(self) -> None:
+        """A context has 128 sub-items at the most, its abstract syntax and unrecognized ones among them."""
+        self.assertEqual(MAXIMUM_TRANSFER_SYNTAXES, 128)
+        syntaxes = tuple(f"1.2.{number}" for number in range(128))
+        most = PresentationContextRQ(1, "1.2", syntaxes[:127])
+        self.assertEqual(PresentationContextRQ.decode(one_item(most.encode())[1]), most)
+        strange = octets("77 00 00 00")
+        for body in (
+            PresentationContextRQ(1, "1.2", syntaxes).encode()[4:],
+            most.encode()[4:] + strange,
+            octets("01 00 00 00") + strange * 128 + most.encode()[8:],
+        ):
+            fault = self.assertRaises(ProtocolError, PresentationContextRQ.decode, Cursor(body, "item 20H"))
+            self.assertEqual(str(fault), "more than 128 items in item 20H")
+            self.assertEqual(fault.reason, AbortReason.INVALID_PDU_PARAMETER_VALUE)
+
+    def test_too_many_items_of_an_answered_context(self) -> None:
+        """A context of an A-ASSOCIATE-AC has 1024 sub-items at the most."""
+        accepted = CONTEXT_AC[4:]
+        strange = octets("77 00 00 00")
+        context = PresentationContextAC.decode(Cursor(accepted + strange * 1023, "item 21H"))
+        self.assertEqual(context, GOLDEN_CONTEXTS[1][0])
+        body = accepted + strange * 1024
+        fault = self.assertRaises(ProtocolError, PresentationContextAC.decode, Cursor(body, "item 21H"))
+        self.assertEqual(str(fault), "more than 1024 items in item 21H")
 
     def test_length_past_the_parent(self) -> None:
         """A sub-item that says it is longer than what is left in its parent is a fault."""
@@ -479,3 +548,16 @@ class CursorTests(SynchronousTestCase):
         fault = self.assertRaises(ProtocolError, cursor.u32)
         self.assertEqual(str(fault), "item 51H ends 3 bytes inside a field")
         self.assertEqual(cursor.remaining, 1)
+
+    def test_items_are_bounded(self) -> None:
+        """As many items as were asked for come, then a fault, and none if they are as many as there are."""
+        for most in (0, 1, 5):
+            cursor = Cursor(octets("77 00 00 00") * (most + 1), "test")
+            came = []
+            with self.assertRaises(ProtocolError) as caught:
+                for item_type, _ in cursor.items(most):
+                    came.append(item_type)
+            self.assertEqual(came, [0x77] * most)
+            self.assertEqual(str(caught.exception), f"more than {most} items in test")
+            exactly = Cursor(octets("77 00 00 00") * most, "test")
+            self.assertEqual(len(list(exactly.items(most))), most)

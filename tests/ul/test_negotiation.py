@@ -375,8 +375,8 @@ class CheckContextsTests(SynchronousTestCase):
         """No context, more than 128, an even or zero ID, and a repeated ID are faults of the peer."""
         ids: list[tuple[list[int], str]] = [
             ([], "A-ASSOCIATE-RQ proposes no presentation context"),
-            (list(range(129)), "A-ASSOCIATE-RQ proposes 129 presentation contexts; 128 are possible"),
-            ([1] * 200, "A-ASSOCIATE-RQ proposes 200 presentation contexts; 128 are possible"),
+            (list(range(129)), "A-ASSOCIATE-RQ proposes more than 128 presentation contexts"),
+            ([1] * 200, "A-ASSOCIATE-RQ proposes more than 128 presentation contexts"),
             ([2], "presentation context ID 2 is not odd"),
             ([1, 254], "presentation context ID 254 is not odd"),
             ([0], "presentation context ID 0 is not odd"),
@@ -387,6 +387,14 @@ class CheckContextsTests(SynchronousTestCase):
             fault = self.assertRaises(ProtocolError, check_contexts, contexts)
             self.assertEqual(str(fault), words)
             self.assertEqual(fault.reason, AbortReason.INVALID_PDU_PARAMETER_VALUE)
+
+    def test_more_than_are_decoded(self) -> None:
+        """More contexts than are read from the wire are the same fault: AB(2,6)."""
+        contexts = [ct(IMPLICIT, context_id=number % 256) for number in range(1, 2000, 2)]
+        decoded = A_ASSOCIATE_RQ.decode(request(contexts).encode()[6:])
+        fault = self.assertRaises(ProtocolError, check_contexts, decoded.presentation_contexts)
+        self.assertEqual(str(fault), "A-ASSOCIATE-RQ proposes more than 128 presentation contexts")
+        self.assertEqual(fault.reason, AbortReason.INVALID_PDU_PARAMETER_VALUE)
 
     def test_in_order(self) -> None:
         """1 to 128 odd IDs in any order are right."""

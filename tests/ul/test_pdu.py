@@ -24,6 +24,7 @@ from dicomtw.ul.pdu import (
     ABORT_REASONS,
     COMMAND,
     LAST,
+    MAXIMUM_CONTEXTS,
     P_DATA_TF,
     PDU,
     PDU_CLASSES,
@@ -317,6 +318,27 @@ class StrictTests(SynchronousTestCase):
         context = octets("20 00 00 0A  01 00 00 00  30 00 00 11 31 2E") + APPLICATION_CONTEXT
         self._invalid(A_ASSOCIATE_RQ, FIXED + context, "item 30H says 17 bytes, but 2 are left in item 20H")
 
+    def test_too_many_items(self) -> None:
+        """A PDU of 1024 items is read, whatever they are, and not one more."""
+        for kind in (A_ASSOCIATE_RQ, A_ASSOCIATE_AC):
+            for strange in ("77 00 00 00", "20 00 00 00" if kind is A_ASSOCIATE_AC else "21 00 00 00"):
+                items = octets(strange) * 1023
+                self.assertEqual(kind.decode(FIXED + items + USER).user_information, USER_INFORMATION)
+                words = f"more than 1024 items in {kind.__name__.replace('_', '-')}"
+                self._invalid(kind, FIXED + items + octets(strange) + USER, words)
+                self._invalid(kind, FIXED + USER + items + octets(strange) * 100_000, words)
+
+    def test_many_contexts_that_are_not_read(self) -> None:
+        """Contexts behind those that are read may be anything, but count as items."""
+        nothing = octets("20 00 00 00")
+        decoded = A_ASSOCIATE_RQ.decode(FIXED + CONTEXT_RQ * 129 + nothing * 895)
+        self.assertEqual(decoded.presentation_contexts, RQ.presentation_contexts * 129)
+        self._invalid(
+            A_ASSOCIATE_RQ, FIXED + CONTEXT_RQ * 128 + nothing, "item 20H ends 1 bytes inside a field"
+        )
+        words = "more than 1024 items in A-ASSOCIATE-RQ"
+        self._invalid(A_ASSOCIATE_RQ, FIXED + CONTEXT_RQ * 129 + nothing * 896, words)
+
     def test_cut_anywhere(self) -> None:
         """A PDU cut at any byte is a `ProtocolError`, or a PDU with fewer items if cut between two."""
         for pdu, golden in GOLDEN_PDUS:
@@ -369,6 +391,22 @@ class RoundTripTests(SynchronousTestCase):
         )
         pdu = A_ASSOCIATE_RQ("STORE", "MODALITY", contexts)
         self.assertEqual(A_ASSOCIATE_RQ.decode(pdu.encode()[6:]).presentation_contexts, contexts)
+
+    def test_more_contexts(self) -> None:
+        """Of more contexts than there can be one too many is read: that says enough to refuse them all."""
+        self.assertEqual(MAXIMUM_CONTEXTS, 128)
+        for count in (129, 130, 1000):
+            numbers = [number % 256 for number in range(count)]
+            proposed = tuple(PresentationContextRQ(number, "1.2", ("1.3",)) for number in numbers)
+            answered = tuple(PresentationContextAC(number, 0, "1.3") for number in numbers)
+            rq = A_ASSOCIATE_RQ("STORE", "MODALITY", proposed, USER_INFORMATION)
+            decoded = A_ASSOCIATE_RQ.decode(rq.encode()[6:])
+            self.assertEqual(decoded.presentation_contexts, proposed[:129])
+            self.assertEqual(decoded.user_information, USER_INFORMATION)
+            ac = A_ASSOCIATE_AC("STORE", "MODALITY", answered, USER_INFORMATION)
+            answer = A_ASSOCIATE_AC.decode(ac.encode()[6:])
+            self.assertEqual(answer.presentation_contexts, answered[:129])
+            self.assertEqual(answer.user_information, USER_INFORMATION)
 
 
 class ConstructorTests(SynchronousTestCase):

@@ -394,6 +394,34 @@ class ClosedTests(SynchronousTestCase):
             self.assertEqual(neighbours.sent, [], state.name)
             self.assertEqual(neighbours.provider.state, State.Sta1, state.name)
 
+    def test_stopped(self) -> None:
+        """Stopped, it ignores what else comes in, whole or in the midst, and says and sends nothing."""
+        for state in State:
+            for before in (b"", P_DATA_BYTES[:14], UNRECOGNIZED[:3]):
+                if before and state != State.Sta6:
+                    continue
+                neighbours = neighbours_in(state)
+                provider = neighbours.provider
+                provider.bytes_received(before)
+                calls, fragments = list(neighbours.calls), list(neighbours.fragments)
+                provider.stop()
+                for chunk in (P_DATA_BYTES[14:], RQ_BYTES, UNRECOGNIZED, PROVIDER_ABORT, b"\0"):
+                    provider.bytes_received(chunk)
+                self.assertEqual((neighbours.calls, neighbours.fragments), (calls, fragments))
+                self.assertEqual((provider.state, provider.fault), (state, ""))
+
+    def test_stopped_inside_a_chunk(self) -> None:
+        """Stopped by its user it ignores the rest of the chunk too; the end of the connection is told."""
+        neighbours = neighbours_in(State.Sta6)
+        provider = neighbours.provider
+        neighbours.meanwhile["fragment_received"] = provider.stop
+        provider.bytes_received(P_DATA_BYTES + RELEASE_RQ_BYTES + UNRECOGNIZED)
+        self.assertEqual(neighbours.calls, ["data_indication"])
+        self.assertEqual(len(neighbours.fragments), 1)
+        provider.connection_closed()
+        self.assertEqual(neighbours.calls, ["data_indication", "p_abort_indication"])
+        self.assertEqual((provider.state, provider.fault), (State.Sta1, "connection closed by the peer"))
+
     def test_no_event_while_the_connection_closes(self) -> None:
         """After our own close the transport's word that it is closed is no news to anyone."""
         neighbours = neighbours_in(State.Sta6)
