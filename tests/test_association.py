@@ -8,6 +8,7 @@ from typing import Any
 
 import attrs
 from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock, deferLater
 from twisted.logger import LogLevel, capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -38,13 +39,23 @@ from dicomtw.dimse.messages import (
 )
 from dicomtw.errors import DimseError
 from dicomtw.feed import Disk
+from dicomtw.names import Names
 from dicomtw.protocol import Limits
 from dicomtw.security.access import AccessPolicy, Remote
 from dicomtw.services import MAXIMUM_DATA_SET, MemorySink, Operation, ServiceClass, ServiceRegistry
 from dicomtw.services.storage import Storage
 from dicomtw.services.verification import Verification
-from dicomtw.storage import DataSetSink
-from dicomtw.testing import MemoryServer, MemoryStore, Peer, associate_rq, at_once, message
+from dicomtw.storage import DataSetSink, WouldBlock
+from dicomtw.storage.part10 import FileMeta
+from dicomtw.testing import (
+    MemoryServer,
+    MemoryStore,
+    MemoryStoreSink,
+    Peer,
+    associate_rq,
+    at_once,
+    message,
+)
 from dicomtw.ul.items import AsynchronousOperationsWindow, ImplementationVersionName
 from dicomtw.ul.negotiation import Offer
 from dicomtw.ul.pdu import A_ABORT, A_ASSOCIATE_AC, A_ASSOCIATE_RJ, A_RELEASE_RP, A_RELEASE_RQ
@@ -300,6 +311,26 @@ class DispatchTests(AssociationTestCase):
             self.assertEqual(self.store.objects.pop("1.2.3")[1], b"good", case)
         self.assertEqual(self.store.discarded, 2)
 
+    def test_failure_that_is_returned(self) -> None:
+        """A failure that a service returns, committed or not, leaves nothing, as one that it raises."""
+
+        class Refusing(Storage):
+            outcome: int | DimseError = 0
+
+            async def c_store(self, operation: Operation) -> int:
+                if isinstance(self.outcome, DimseError):
+                    raise self.outcome
+                return self.outcome
+
+        refusing = Refusing(self.store)
+        self.server = MemoryServer.of(Verification(), refusing)
+        peer = self.associated()
+        for number, outcome in enumerate((0xA700, DimseError(0xA700), 0xB000, 0x0000), 1):
+            refusing.outcome = outcome
+            expected = outcome if isinstance(outcome, int) else outcome.status
+            self.assertEqual(peer.request(3, c_store_rq(), b"data").status, expected)
+            self.assertEqual((self.store.objects, self.store.discarded), ({}, number))
+
     def test_long_identifier(self) -> None:
         """A data set that is kept in memory is refused with A700H beyond its limit, and passed over."""
         peer = self.associated()
@@ -359,7 +390,7 @@ class BugTests(AssociationTestCase):
         self.assertEqual(peer.received(), [], case)
         peer.close()
         self.assertEqual(self.flushLoggedErrors(), [], case)
-        self.assertEqual(self.server.factory.connections, set(), case)
+        self.assertEqual(self.server.factory.connections, {}, case)
         self.assertEqual(self.server.clock.getDelayedCalls(), [], case)
         self.assert_alive()
 
@@ -402,6 +433,26 @@ class BugTests(AssociationTestCase):
         self.patch(self.outcome, "offer", offer)
         peer.send(associate_rq(CONTEXTS))
         self.assert_bug_is_contained("offer", peer)
+
+    def test_rest_of_the_stream(self) -> None:
+        """After a bug nothing more that the peer sent is parsed, of that chunk or of another."""
+        self.outcome.sink_outcome = ZeroDivisionError("bug")
+        elements = {"requested_sop_class_uid": THIRD_PARTY, "requested_sop_instance_uid": "1.2"}
+        bug = message(5, N_SET_RQ(message_id=1, **elements), b"data")
+        for case, rest in {
+            "request": b"".join(message(3, c_store_rq(), b"data")),
+            "A-ASSOCIATE-RQ": associate_rq(CONTEXTS).encode(),
+            "invalid PDU": b"\x0a\0\0\0\0\x04",
+            "A-ABORT": A_ABORT(0).encode(),
+            "release": A_RELEASE_RQ().encode(),
+        }.items():
+            for chunks in ([b"".join((*bug, rest))], [*bug, rest], [bug[0] + bug[1][:9], bug[1][9:] + rest]):
+                peer = self.associated()
+                for chunk in chunks:
+                    peer.send(chunk)
+                self.assertTrue(peer.connected, case)
+                self.assert_bug_is_contained(case, peer)
+        self.assertEqual(self.store.objects, {})
 
     def test_late(self) -> None:
         """So does an operation that fails when its peer is gone: it is logged, and that is all."""
@@ -462,13 +513,13 @@ class WindowTests(AssociationTestCase):
         self.assertEqual(self.answers(peer), [(2, 0), (3, 0), (4, 0), (1, 0)])
 
     def test_any_number(self) -> None:
-        """A window of 0 is any number; sixteen are run."""
+        """A window of 0 is any number; four are run."""
         held = self.hold()
         peer = self.associated(AsynchronousOperationsWindow(0, 0))
-        self.stores(peer, *range(1, 19))
-        self.assertEqual(held.begun, list(range(1, 17)))
-        held.let(16)
-        self.assertEqual(held.begun, list(range(1, 18)))
+        self.stores(peer, *range(1, 7))
+        self.assertEqual(held.begun, [1, 2, 3, 4])
+        held.let(4)
+        self.assertEqual(held.begun, [1, 2, 3, 4, 5])
 
     def test_failure_in_the_middle(self) -> None:
         """An operation that is refused makes room for the next as any other."""
@@ -494,14 +545,33 @@ class WindowTests(AssociationTestCase):
         self.assertEqual(self.answers(peer), [(number, 0) for number in range(1, 6)])
 
     def test_many_in_one_chunk(self) -> None:
-        """A peer that pipelines 300 requests behind a slow one gets 301 answers, in order."""
-        held = self.hold()
+        """A peer that pipelines 5000 requests behind a slow one gets 5001 answers, in order."""
+        for sub_items in ((), (AsynchronousOperationsWindow(1, 1),)):
+            held = self.hold()
+            peer = self.associated(*sub_items)
+            self.stores(peer, 1)
+            peer.send(*(pdu for number in range(2, 5002) for pdu in message(1, c_echo_rq(number))))
+            self.assertEqual(peer.received(), [])
+            held.let(1)
+            self.assertEqual(self.answers(peer), [(number, 0) for number in range(1, 5002)])
+            self.assertEqual(peer.transport.producerState, "producing")
+
+    def test_many_at_once(self) -> None:
+        """5000 requests that each are answered at once, and a release, are answered in one go."""
         peer = self.associated()
-        self.stores(peer, 1)
-        peer.send(*(pdu for number in range(2, 302) for pdu in message(1, c_echo_rq(number))))
+        requests = [pdu for number in range(5000) for pdu in message(1, c_echo_rq(number))]
+        peer.send(*requests, A_RELEASE_RQ())
+        self.assertEqual(self.answers(peer), [*((number, 0) for number in range(5000)), "A_RELEASE_RP"])
+
+    def test_many_behind_four(self) -> None:
+        """Requests behind a full window are answered as soon as one of it is done, and in order."""
+        held = self.hold()
+        peer = self.associated(AsynchronousOperationsWindow(0, 1))
+        self.stores(peer, 1, 2, 3, 4)
+        peer.send(*(pdu for number in range(5, 1005) for pdu in message(1, c_echo_rq(number))))
         self.assertEqual(peer.received(), [])
-        held.let(1)
-        self.assertEqual(self.answers(peer), [(number, 0) for number in range(1, 302)])
+        held.let(3)
+        self.assertEqual(self.answers(peer), [(3, 0), *((number, 0) for number in range(5, 1005))])
 
 
 class LaggingDiskTests(AssociationTestCase):
@@ -544,6 +614,8 @@ class LaggingDiskTests(AssociationTestCase):
             end(peer)
             self.assertEqual(self.store.discarded, discarded)
             self.threads.run()
+            self.assertEqual(self.store.discarded, discarded, "that is done in a thread, too")
+            self.threads.run()
             self.assertEqual((self.store.objects, self.store.discarded), ({}, discarded + 1))
             self.assertEqual(self.threads.waiting, [])
 
@@ -555,6 +627,139 @@ class LaggingDiskTests(AssociationTestCase):
         while self.threads.waiting:
             self.threads.run()
         self.assertEqual(self.store.objects["1.2.3"][1], b"data")
+
+    def test_two_feeds(self) -> None:
+        """With two data sets waiting for the disk reading is resumed when both are done, not before."""
+        for first in (0, 1):
+            peer = self.associated(AsynchronousOperationsWindow(2, 1))
+            pdus = [pdu for number in (1, 2) for pdu in message(3, c_store_rq(number), bytes(1000))]
+            peer.send(*pdus)
+            self.assertEqual(len(self.threads.waiting), 2)
+            self.threads.run(first)
+            self.assertEqual(peer.transport.producerState, "paused", first)
+            self.threads.run()
+            self.assertEqual(peer.transport.producerState, "producing", first)
+            while self.threads.waiting:
+                self.threads.run()
+            self.assertEqual(self.answers(peer), [(first + 1, 0), (2 - first, 0)])
+
+    def test_data_set_is_complete(self) -> None:
+        """A service that reads its data set has all of it, however slow the disk is."""
+
+        class Reader(Outcome):
+            async def n_set(self, operation: Operation) -> int:
+                self.data_sets.append(operation.data_set)
+                return status.SUCCESS
+
+        reader = Reader()
+        entity = attrs.evolve(self.server.factory.entity, registry=ServiceRegistry([reader]))
+        self.server.factory.entity = entity
+        peer = self.associated()
+        elements = {"requested_sop_class_uid": THIRD_PARTY, "requested_sop_instance_uid": "1.2"}
+        peer.send(*message(5, N_SET_RQ(message_id=1, **elements), b"modified"))
+        while self.threads.waiting:
+            self.threads.run()
+        self.assertEqual(self.answers(peer), [(1, 0)])
+        self.assertEqual(reader.data_sets, [b"modified"])
+
+
+class SlowDisk:
+    """A disk on which every call takes `seconds` of a server's virtual time, here as well as in a thread."""
+
+    def __init__(self, clock: Clock, seconds: float) -> None:
+        self.clock = clock
+        self.seconds = seconds
+        #: How long calls have kept the reactor, and how many there were in all.
+        self.kept_reactor = 0.0
+        self.calls = 0
+        self._in_thread = False
+
+    def touch(self) -> None:
+        """What a call into a sink does."""
+        self.calls += 1
+        if not self._in_thread:
+            self.kept_reactor += self.seconds
+            self.clock.rightNow += self.seconds
+
+    def in_thread(self, function: Callable[[], None]) -> Deferred[None]:
+        """`feed.InThread`, in as many threads as it takes."""
+
+        def call() -> None:
+            self._in_thread = True
+            function()
+            self._in_thread = False
+
+        return deferLater(self.clock, self.seconds, call)
+
+
+class SlowSink(MemoryStoreSink):
+    """A sink on a slow disk; like that of the strict store it does not commit where it may not block."""
+
+    def __init__(self, store: MemoryStore, meta: FileMeta, disk: SlowDisk) -> None:
+        super().__init__(store, meta)
+        self.disk = disk
+
+    def write(self, fragments: Sequence[memoryview]) -> None:
+        self.disk.touch()
+        super().write(fragments)
+
+    def commit(self, may_block: bool = True) -> None:
+        if not may_block:
+            raise WouldBlock
+        self.disk.touch()
+        super().commit()
+
+    def discard(self) -> None:
+        if self._open:
+            self.disk.touch()
+        super().discard()
+
+
+class SlowDiskTests(AssociationTestCase):
+    """Promise 5: a disk that is slow all the time does not keep the reactor."""
+
+    def share(self, seconds: float, every: float, abort: bool = False) -> tuple[float, int]:
+        """The share of time that the reactor is kept by a disk whose calls take so many seconds, and how
+        many calls it had, if one of five peers sends a PDU so often: of objects, or of what it aborts.
+        """
+        clock = self.server.clock
+        slow = SlowDisk(clock, seconds)
+        self.patch(feed, "time", SimpleNamespace(monotonic=clock.seconds))
+        self.patch(self.store, "open", lambda meta: SlowSink(self.store, meta, slow))
+        entity = self.server.factory.entity
+        self.server.factory.entity = attrs.evolve(entity, disk=Disk(slow.in_thread))
+        self.server.factory.limits = Limits(dimse_timeout=1e6, idle_timeout=1e6)
+        object_ = message(3, c_store_rq(), bytes(100_000))
+        peers = [(self.associated(), list[bytes]()) for _ in range(5)]
+        began = clock.seconds()
+        while clock.seconds() - began < max(500 * every, 50 * seconds):
+            for number, (peer, pdus) in enumerate(peers):
+                clock.advance(every)
+                if peer.transport.producerState == "paused":
+                    continue
+                if abort and len(pdus) == len(object_) - 2:
+                    peer.send(A_ABORT(0))
+                    peer.close()
+                    peers[number] = self.associated(), []
+                    continue
+                if not pdus:
+                    pdus += object_
+                peer.send(pdus.pop(0))
+        return slow.kept_reactor / (clock.seconds() - began), slow.calls
+
+    def test_share_of_the_reactor(self) -> None:
+        """However slow and busy the disk is, its calls keep the reactor for a twentieth of the time."""
+        for seconds in (0.021, 0.05, 0.3, 2.0):
+            # Always, now and then, while the lag is remembered, and whenever it has just been forgotten.
+            for every in (0.01, 0.5, 10.2 * seconds, max(1.01, 20.2 * seconds)):
+                for abort in (False, True):
+                    self.setUp()
+                    share, calls = self.share(seconds, every, abort)
+                    case = f"{seconds} s a call, every {every} s, abort: {abort}"
+                    self.assertGreater(calls, 20, case)
+                    self.assertLess(share, 0.051, case)
+                    if not abort:
+                        self.assertTrue(self.store.objects, case)
 
 
 class EndTests(AssociationTestCase):
@@ -754,20 +959,75 @@ class RemoteTests(AssociationTestCase):
             self.assertEqual(self.server.factory.associations, set(), case)
 
     def test_look_up_that_fails(self) -> None:
-        """A resolver that fails, which it should not, is a bug: logged, and the proposal aborted."""
+        """A resolver that fails, which it should not, is a bug: logged, and the peer may come again."""
         looked_up = self.lookup()
         peer = self.waiting()
         looked_up.errback(ZeroDivisionError("bug"))
-        self.assertEqual(peer.received(), [USER_ABORT])
+        self.assertEqual(peer.received(), [A_ASSOCIATE_RJ(2, 3, 1)])
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
     def test_full_after_the_look_up(self) -> None:
         """There must be room when the name is known, not when it is asked for."""
         looked_up = self.lookup()
-        self.server.factory.limits = Limits(max_associations=0)
         peer = self.waiting()
+        self.server.factory.limits = Limits(max_associations=0)
         looked_up.callback(frozenset({"192.0.2.1"}))
         self.assertEqual(peer.received(), [A_ASSOCIATE_RJ(2, 3, 2)])
+
+    def test_full_before_the_look_up(self) -> None:
+        """A server that is full, or drains, looks no names up to say so."""
+        for case, limits, drains, expected in (
+            ("full", Limits(max_associations=0), False, A_ASSOCIATE_RJ(2, 3, 2)),
+            ("drains", Limits(), True, A_ASSOCIATE_RJ(2, 3, 1)),
+        ):
+            self.lookup()
+            factory = self.server.factory
+            factory.resolve = lambda names: self.fail("looked up")
+            factory.limits = limits
+            if drains:
+                factory.drain()
+            self.assertEqual(self.answer("NAME"), expected, case)
+
+    def test_look_up_that_never_ends(self) -> None:
+        """A look-up that takes longer than ARTIM is RJ(2,3,1); that it comes later helps nobody."""
+        looked_up = self.lookup()
+        looked_up = Deferred(lambda _: None)  # what is cancelled may come in spite of that
+        self.server.factory.resolve = lambda names: looked_up
+        peer = self.waiting()
+        with capturedLogs() as events:
+            self.server.clock.advance(29.5)
+            self.assertEqual(peer.received(), [])
+            self.server.clock.advance(0.5)
+            self.assertEqual(peer.received(), [A_ASSOCIATE_RJ(2, 3, 1)])
+            peer.close()
+        (ended,) = [event["association"]["ended"] for event in events if "association" in event]
+        self.assertIn("names of remotes cannot be resolved now", ended)
+        self.assertEqual(self.server.clock.getDelayedCalls(), [])
+        self.assertEqual(self.flushLoggedErrors(), [])
+
+    def test_look_up_for_two(self) -> None:
+        """Two peers share one look-up; what the first waits too long for, the second still gets."""
+        self.lookup()
+        asked: list[str] = []
+        found: Deferred[frozenset[str]] = Deferred()
+
+        def begin(name: str) -> Deferred[frozenset[str]]:
+            asked.append(name)
+            return found
+
+        self.server.factory.resolve = Names(self.server.clock, begin).resolve
+        first = self.waiting()
+        self.server.clock.advance(20)
+        second = self.waiting()
+        self.server.clock.advance(10)
+        self.assertEqual(first.received(), [A_ASSOCIATE_RJ(2, 3, 1)])
+        self.assertEqual(second.received(), [])
+        found.callback(frozenset({"192.0.2.1"}))
+        (ac,) = second.received()
+        self.assertIsInstance(ac, A_ASSOCIATE_AC)
+        self.assertEqual(first.received(), [])
+        self.assertIsInstance(self.answer("NAME"), A_ASSOCIATE_AC)
+        self.assertEqual(asked, ["ct.example"])
 
     def test_faults_before_the_look_up(self) -> None:
         """A proposal that cannot be accepted is aborted without a look-up."""
@@ -787,6 +1047,72 @@ class RemoteTests(AssociationTestCase):
 
 class FactoryTests(AssociationTestCase):
     """How a server comes to its end."""
+
+    def test_too_many_silent_connections(self) -> None:
+        """One more than twice the associations and 64 that say nothing: the oldest of them is closed."""
+        self.server.factory.limits = Limits(max_associations=2)
+        associated = [self.associated() for _ in range(2)]
+        silent = [self.server.connect() for _ in range(2 * 2 + 64)]
+        self.assertTrue(all(peer.connected for peer in (*associated, *silent)))
+        with capturedLogs() as events:
+            late = self.server.connect()
+            self.assertEqual([peer.connected for peer in silent], [False] + [True] * 67)
+        (event,) = [event for event in events if "association" in event]
+        self.assertIn("too many connections without an association", event["summary"])
+        self.assertEqual(event["log_level"], LogLevel.warn)
+        self.assertTrue(late.connected)
+        self.server.connect()
+        self.assertEqual([peer.connected for peer in silent], [False] * 2 + [True] * 66)
+        for peer in associated:
+            self.assertEqual(peer.request(1, c_echo_rq()).status, 0)
+        self.assertEqual(len(self.server.factory.connections), 2 + 68)
+
+    def test_too_many_before_any_is_closed(self) -> None:
+        """Connections that come while one is being closed cost another one, not the same again."""
+        self.server.factory.limits = Limits(max_associations=1)
+        peer = self.associated()
+        silent = [self.server.connect() for _ in range(2 + 64 + 3)]
+        self.assertEqual([one.transport.disconnecting for one in silent], [True] * 3 + [False] * 66)
+        self.server.clock.advance(0)
+        self.assertEqual(len(self.server.factory.connections), 1 + 66)
+        self.assertEqual(peer.request(1, c_echo_rq()).status, 0)
+
+    def test_associations_are_never_turned_out(self) -> None:
+        """As many associations as there may be, all older than who says nothing, stay."""
+        self.server.factory.limits = Limits(max_associations=100)
+        peers = [self.associated() for _ in range(100)]
+        for _ in range(2 * 100 + 64 + 100):
+            self.server.connect()
+            self.server.clock.advance(0)
+        self.assertEqual(self.server.factory.associations, {peer.protocol for peer in peers})
+        self.assertEqual(len(self.server.factory.connections), 100 + 264)
+        self.assertTrue(all(peer.connected for peer in peers))
+
+    def test_turned_out_is_heard_no_more(self) -> None:
+        """Who is turned out gets no association while the connection is being closed."""
+        self.server.factory.limits = Limits(max_associations=0)
+        silent = [self.server.connect() for _ in range(64 + 1)]
+        self.server.factory.limits = Limits()
+        self.assertTrue(silent[0].transport.disconnecting)
+        silent[0].send(associate_rq(CONTEXTS))
+        self.assertEqual(self.server.factory.associations, set())
+
+    def test_turned_out_in_a_look_up(self) -> None:
+        """Nor does who is turned out while its name is looked up."""
+        named = Remote(ae_title="SCU", host="ct.example", check_host=True)
+        access = AccessPolicy(ae_title="PMOD", remotes=(named,))
+        factory = self.server.factory
+        factory.entity = attrs.evolve(factory.entity, access=access)
+        looked_up: Deferred[frozenset[str]] = Deferred()
+        factory.resolve = lambda names: looked_up
+        factory.limits = Limits(max_associations=1)
+        peer = self.server.connect()
+        peer.send(associate_rq(CONTEXTS))
+        for _ in range(2 + 64):
+            self.server.connect()
+        self.assertTrue(peer.transport.disconnecting)
+        looked_up.callback(frozenset({"192.0.2.1"}))
+        self.assertEqual(factory.associations, set())
 
     def test_drain(self) -> None:
         """Draining closes who has no association, rejects who wants one, and waits for the others."""

@@ -41,6 +41,7 @@ from dicomtw.ul.items import (
     UserIdentityRQ,
 )
 from dicomtw.ul.pdu import A_ABORT, A_ASSOCIATE_AC, A_ASSOCIATE_RJ, A_RELEASE_RP, A_RELEASE_RQ
+from tests.test_association import Held
 
 IVR = uids.IMPLICIT_VR_LITTLE_ENDIAN
 EVR = uids.EXPLICIT_VR_LITTLE_ENDIAN
@@ -96,6 +97,16 @@ def rq(
 def user(*sub_items: bytes) -> bytes:
     """An A-ASSOCIATE-RQ whose user information also has `sub_items`."""
     return rq(NAME, ECHO, item(0x50, MAXIMUM_LENGTH + b"".join(sub_items)))
+
+
+def about(item_type: int, uid: str, rest: bytes) -> bytes:
+    """A sub-item that begins with the UID of the SOP class it is about."""
+    return item(item_type, pack(">H", len(uid)) + uid.encode() + rest)
+
+
+ROLE = about(0x54, CT, b"\1\1")
+EXTENDED = about(0x56, CT, bytes(6))
+COMMON = about(0x57, CT, pack(">H", 0) + pack(">H", 0))
 
 
 def pdv(context_id: int, control_header: int, fragment: bytes, length: int | None = None) -> bytes:
@@ -189,6 +200,11 @@ FIRST = (
     Case("C16 56H", user(item(0x56, pack(">H", 99) + b"1.2")), (AB(0, 6),), "item 56H", "7:D.3.3.5"),
     Case("C16 57H", user(item(0x57, pack(">H", 99) + b"1.2")), (AB(0, 6),), "item 57H", "7:D.3.3.6"),
     Case("C16 58H", user(item(0x58, b"\1\0" + pack(">H", 99) + b"me")), (AB(0, 6),), "58H", "7:D.3.3.7"),
+    Case("C16 51H twice", user(MAXIMUM_LENGTH), (AB(0, 6),), "51H appears twice", "8:D.1"),
+    Case("C16 54H twice", user(ROLE, ROLE), (AB(0, 6),), "54H appears twice", "7:D.3.3.4"),
+    Case("C16 54H differs", user(ROLE, ROLE[:-2] + b"\0\1"), (AB(0, 6),), "54H appears twice", "7:D.3.3.4"),
+    Case("C16 56H twice", user(EXTENDED, EXTENDED), (AB(0, 6),), "56H appears twice", "7:D.3.3.5"),
+    Case("C16 57H twice", user(COMMON, COMMON), (AB(0, 6),), "57H appears twice", "7:D.3.3.6"),
     Case("C16 past 50H", user(item(0x54, b"", 500)), (AB(0, 6),), "item 54H says 500", "9.3.2.3"),
     Case("C20 0000", rq(version=0), (RJ(1, 2, 2),), "protocol version 0000H", "9.3.4 T9-21"),
     Case("C20 0002", rq(version=2), (RJ(1, 2, 2),), "protocol version 0002H", "9.3.4 T9-21"),
@@ -210,7 +226,7 @@ FIRST = (
         "C32",
         rq(NAME, *(context((2 * number + 1) % 256, CT, IVR) for number in range(200)), USER),
         (AB(2, 6),),
-        "200 presentation contexts",
+        "more than 128 presentation contexts",
         "7.1.1.13",
     ),
     Case("C33", rq(NAME, USER), (AB(2, 6),), "no presentation context", "9.3.2"),
@@ -333,7 +349,7 @@ class WireTestCase(SynchronousTestCase):
 
     def assert_alive(self, case: str) -> None:
         """Nothing is left of the case, and a fresh peer is served and lets go."""
-        self.assertEqual(self.server.factory.connections, set(), case)
+        self.assertEqual(self.server.factory.connections, {}, case)
         self.assertEqual(self.server.factory.associations, set(), case)
         self.assertEqual(self.server.clock.getDelayedCalls(), [], case)
         self.assert_served(case)
@@ -602,6 +618,8 @@ class NegotiationTests(WireTestCase):
             "C37 no user information": rq(NAME, ECHO),
             "C37 no maximum length": rq(NAME, ECHO, item(0x50, item(0x52, "1.2.3"))),
             "C37 no implementation": rq(NAME, ECHO, item(0x50, MAXIMUM_LENGTH)),
+            "one role for each SOP class": user(ROLE, about(0x54, MR, b"\1\1")),
+            "one extension for each SOP class": user(EXTENDED, about(0x56, MR, b""), COMMON),
             "C40 item 77h": rq(item(0x77, b"?"), NAME, ECHO, item(0x77, b""), USER),
             "C40 sub-item 5Fh": user(item(0x5F, b"?"), item(0x01, b"")),
             "C40 in a context": rq(NAME, item(0x20, ECHO[4:] + item(0x77, b"?")), USER),
@@ -673,7 +691,13 @@ class NegotiationTests(WireTestCase):
         """7:D.3.3.3: 53H is answered only where one was proposed, with one operation of ours."""
         _, ac = self.associated()
         self.assertEqual(ac.user_information.all(AsynchronousOperationsWindow), ())
-        for asked, answered in (((0, 0), (16, 1)), ((4, 4), (4, 1)), ((99, 1), (16, 1)), ((1, 1), (1, 1))):
+        for asked, answered in (
+            ((0, 0), (4, 1)),
+            ((3, 3), (3, 1)),
+            ((4, 4), (4, 1)),
+            ((99, 1), (4, 1)),
+            ((1, 1), (1, 1)),
+        ):
             window = item(0x53, pack(">HH", *asked))
             _, ac = self.associated(user(window))
             self.assertEqual(
@@ -740,6 +764,33 @@ class LimitTests(WireTestCase):
         others = [self.server.connect() for _ in range(5)]
         others[0].send(rq(called=b"OTHER"))
         self.assertEqual(others[0].received(), [RJ(1, 1, 7)])
+        self.assert_served("C51")
+
+    def test_socket_kept_after_release(self) -> None:
+        """C51, C93: who keeps the socket after release or abort holds nobody's place, and lives to ARTIM."""
+        for case, end, sees in (("release", RELEASE_RQ, A_RELEASE_RP()), ("abort", REJECT, AB(2, 2))):
+            self.serve(Limits(max_associations=1))
+            peer, _ = self.associated()
+            peer.send(end)
+            self.assertEqual(peer.received(), [sees], case)
+            self.assertEqual(self.server.factory.associations, set(), case)
+            self.assert_served(case)
+            self.assertTrue(peer.connected, case)
+            self.server.clock.advance(ARTIM)
+            self.assertFalse(peer.connected, case)
+            self.assert_alive(case)
+
+    def test_place_is_held_until_the_release_is_answered(self) -> None:
+        """C51 (AR-7): a release that waits for an operation still holds its place."""
+        held = Held(self.store)
+        self.serve(Limits(max_associations=1), registry=ServiceRegistry([Verification(), held]))
+        peer, _ = self.associated()
+        peer.send(*message(3, c_store_rq(), DATA_SET), RELEASE_RQ)
+        rejected = self.server.connect()
+        rejected.send(rq())
+        self.assertEqual(rejected.received(), [RJ(2, 3, 2)])
+        held.let(1)
+        self.assertEqual(len(peer.received()), 2)
         self.assert_served("C51")
 
 

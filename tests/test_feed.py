@@ -55,9 +55,9 @@ class Threads:
         self.waiting.append((function, done))
         return done
 
-    def run(self) -> None:
-        """What waits the longest happens, and its Deferred fires."""
-        function, done = self.waiting.pop(0)
+    def run(self, number: int = 0) -> None:
+        """What waits happens, that which waits the longest unless told otherwise, and its Deferred fires."""
+        function, done = self.waiting.pop(number)
         try:
             result = function()
         except BaseException:
@@ -95,17 +95,89 @@ class FeedTestCase(SynchronousTestCase):
 
 
 class DiskTests(FeedTestCase):
+    def assert_lags_for(self, seconds: float) -> None:
+        """The disk lags for that time, not longer."""
+        self.now += seconds - 0.01
+        self.assertTrue(self.disk.lags, seconds)
+        self.now += 0.02
+        self.assertFalse(self.disk.lags, seconds)
+
     def test_lag(self) -> None:
-        """A disk lags for a second after a call of more than 20 ms, and not after a quick one."""
+        """A disk lags for a second at least after a call of more than 20 ms, and not after a quick one."""
         self.assertFalse(self.disk.lags)
         self.lag(0.02 - 1e-6)
         self.assertFalse(self.disk.lags)
         self.lag(0.03)
-        self.assertTrue(self.disk.lags)
+        self.assert_lags_for(1)
+
+    def test_memory_of_lag(self) -> None:
+        """The slower a call was the longer it is remembered: twenty times what it took."""
+        for seconds in (0.05, 0.06, 0.5, 3):
+            self.lag(seconds)
+            self.assert_lags_for(20 * seconds)
+
+    def test_longest_memory(self) -> None:
+        """A slow call after a slower one does not shorten the memory of that."""
+        self.lag(1)
+        self.lag(0.05)
+        self.assert_lags_for(20 - 0.05)
+
+    def test_lag_in_a_thread(self) -> None:
+        """A call in a thread is seen like one made here, when it is over, whether or not it fails."""
+        for fault in (None, FULL):
+            self.setUp()
+            done = self.disk.call_in_thread(self.raises(fault))
+            self.now += 0.5
+            self.assertFalse(self.disk.lags)
+            self.assertEqual(self.disk.busy, 1)
+            self.threads.run()
+            if fault is None:
+                self.assertIsNone(self.successResultOf(done))
+            else:
+                self.assertIs(self.failureResultOf(done).value, fault)
+            self.assertEqual(self.disk.busy, 0)
+            self.assert_lags_for(10)
+
+    def raises(self, fault: Exception | None) -> Callable[[], None]:
+        def function() -> None:
+            if fault is not None:
+                raise fault
+
+        return function
+
+    def test_hanging_call(self) -> None:
+        """A call in a thread that hangs makes the disk lag, before it is over and as long as it hangs."""
+        self.disk.call_in_thread(self.raises(None))
         self.now += 0.99
-        self.assertTrue(self.disk.lags)
-        self.now += 0.02
+        self.disk.call_in_thread(self.raises(None))
         self.assertFalse(self.disk.lags)
+        self.now += 0.02
+        self.assertTrue(self.disk.lags)
+        self.now += 1000
+        self.assertTrue(self.disk.lags)
+        self.assertEqual(self.disk.busy, 2)
+
+    def test_one_of_several_hangs(self) -> None:
+        """The oldest call in a thread tells, whichever of them ends first."""
+        for _ in range(3):
+            self.disk.call_in_thread(self.raises(None))
+            self.now += 0.001
+        self.threads.run()
+        self.threads.run()
+        self.now += 1.1
+        self.assertTrue(self.disk.lags)
+        self.assertEqual(self.disk.busy, 1)
+
+    def test_intended_waits(self) -> None:
+        """A call that waits for the disk on purpose, as syncing does, is no lag however long it took."""
+        for seconds in (0.5, 5):
+            done = self.disk.call_in_thread(self.raises(None), waits=True)
+            self.assertEqual(self.disk.busy, 1)
+            self.now += seconds
+            self.threads.run()
+            self.successResultOf(done)
+            self.assertFalse(self.disk.lags)
+            self.assertEqual(self.disk.busy, 0)
 
     def test_slow_failure(self) -> None:
         """A slow call that fails is slow, too; what it raises comes out."""
@@ -133,9 +205,11 @@ class QuickTests(FeedTestCase):
         self.write("a")
         committed = self.commit()
         self.assertNoResult(committed)
+        self.now += 0.9
         self.threads.run()
         self.successResultOf(committed)
         self.assertEqual(self.sink.calls, ["write a", "try to commit", "commit"])
+        self.assertFalse(self.disk.lags, "a commit waits on purpose")
 
     def test_refused_write(self) -> None:
         """What a write refuses, commit raises; what comes after it is dropped, and nothing committed."""
@@ -167,6 +241,47 @@ class QuickTests(FeedTestCase):
         self.feed.discard()
         self.assertEqual(self.sink.calls, ["write a", "discard"])
 
+    def test_large_discard(self) -> None:
+        """More than a megabyte is removed in a thread, up to that here."""
+        for excess, in_thread in ((0, False), (1, True)):
+            self.setUp()
+            self.feed.write([memoryview(bytes(1 << 19))])
+            self.feed.write([memoryview(bytes((1 << 19) + excess))])
+            self.sink.calls.clear()
+            self.feed.discard()
+            self.assertEqual(len(self.threads.waiting), int(in_thread), excess)
+            self.feed.discard()
+            while self.threads.waiting:
+                self.assertEqual(self.sink.calls, [])
+                self.threads.run()
+            self.assertEqual(self.sink.calls, ["discard"])
+
+    def test_large_discard_fails(self) -> None:
+        """A sink that fails to let go in a thread is a bug, and logged."""
+        self.feed.write([memoryview(bytes((1 << 20) + 1))])
+        self.sink.faults["discard"] = ZeroDivisionError("bug")
+        self.feed.discard()
+        self.threads.run()
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+    def test_nothing_to_discard(self) -> None:
+        """What is committed, here or in a thread, is not discarded; what failed to be committed is."""
+        for blocks in (False, True):
+            for fault in (None, FULL):
+                self.setUp()
+                self.sink.blocks = blocks
+                if fault is not None and not blocks:
+                    self.sink.faults["commit"] = fault
+                self.write("a")
+                committed = self.commit()
+                if blocks:
+                    if fault is not None:
+                        self.sink.faults["commit"] = fault
+                    self.threads.run()
+                (self.successResultOf if fault is None else self.failureResultOf)(committed)
+                self.feed.discard()
+                self.assertEqual(self.sink.calls.count("discard"), 0 if fault is None else 1)
+
 
 class LaggingTests(FeedTestCase):
     def setUp(self) -> None:
@@ -189,8 +304,9 @@ class LaggingTests(FeedTestCase):
 
     def test_order_when_the_disk_recovers(self) -> None:
         """While a write is in a thread the next ones wait for it, though the disk lags no more."""
+        self.now += 10 - 0.001
         self.write("a")
-        self.now += 10
+        self.now += 0.002
         self.assertFalse(self.disk.lags)
         self.write("b")
         self.assertEqual(self.sink.calls, [])
@@ -226,9 +342,10 @@ class LaggingTests(FeedTestCase):
 
     def test_commit_when_the_disk_recovers(self) -> None:
         """If the disk has recovered when the writes are done, the commit is tried here."""
+        self.now += 10 - 0.001
         self.write("a")
         committed = self.commit()
-        self.now += 10
+        self.now += 0.002
         self.threads.run()
         self.successResultOf(committed)
         self.assertEqual(self.sink.calls, ["write a", "try to commit"])
@@ -255,12 +372,14 @@ class LaggingTests(FeedTestCase):
         self.assertIs(self.failureResultOf(committed, DimseError).value, FULL)
 
     def test_discard_while_a_thread_writes(self) -> None:
-        """A sink is never discarded while a thread writes to it, but when that is done."""
+        """A sink is never discarded while a thread writes to it, but when that is done, in a thread too."""
         self.write("a")
         self.write("b")
         self.feed.discard()
         self.feed.discard()
         self.assertEqual(self.sink.calls, [])
+        self.threads.run()
+        self.assertEqual((self.sink.calls, self.busy), (["write a"], [True]))
         self.threads.run()
         self.assertEqual(self.sink.calls, ["write a", "discard"])
         self.assertEqual(self.busy, [True, False])
@@ -272,7 +391,27 @@ class LaggingTests(FeedTestCase):
         self.write("a")
         self.feed.discard()
         self.threads.run()
+        self.assertEqual(self.sink.calls, ["write a"])
+        self.threads.run()
         self.assertEqual(self.sink.calls, ["write a", "discard"])
+        self.assertEqual(self.threads.waiting, [])
+
+    def test_discard(self) -> None:
+        """While the disk lags even a little is removed in a thread."""
+        self.feed.discard()
+        self.assertEqual(self.sink.calls, [])
+        self.threads.run()
+        self.assertEqual(self.sink.calls, ["discard"])
+
+    def test_discard_fails_after_a_write(self) -> None:
+        """A sink that fails to let go does not keep its peer paused."""
+        self.write("a")
+        self.sink.faults["discard"] = ZeroDivisionError("bug")
+        self.feed.discard()
+        self.threads.run()
+        self.threads.run()
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.assertEqual(self.busy, [True, False])
 
     def test_shared(self) -> None:
         """A disk that lags for one data set lags for all that share it."""

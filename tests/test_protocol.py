@@ -17,6 +17,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
+from dicomtw.association import Hold
 from dicomtw.protocol import DicomProtocol, Limits
 from dicomtw.security.access import AccessPolicy, Remote
 from dicomtw.services.verification import Verification
@@ -179,11 +180,11 @@ class TimerTests(ProtocolTestCase):
         """A peer that is paused because the disk lags is not silent."""
         peer = self.associated()
         peer.send(*message(3, c_store_rq(), bytes(50_000))[:2])
-        peer.protocol.hold("disk", True)
+        peer.protocol.hold(Hold.DISK, True)
         for _ in range(10):
             self.clock.advance(100)
         self.assertEqual(peer.received(), [])
-        peer.protocol.hold("disk", False)
+        peer.protocol.hold(Hold.DISK, False)
         self.assert_aborts_after(60, peer, "nothing more came of a message")
 
     def test_nothing_after_the_end(self) -> None:
@@ -234,7 +235,7 @@ class UnreadAnswersTests(ProtocolTestCase):
     def test_timeout_counts_from_the_first_unread_answer(self) -> None:
         """The time begins when the answers pile up, not when reading was paused for another reason."""
         peer = self.associated()
-        peer.protocol.hold("operations", True)
+        peer.protocol.hold(Hold.OPERATIONS, True)
         self.clock.advance(59)
         peer.protocol.pauseProducing()
         self.assert_aborts_after(60, peer, "the peer does not read our answers")
@@ -243,22 +244,60 @@ class UnreadAnswersTests(ProtocolTestCase):
         """Reading is paused by the first of several reasons and resumed by the last, once each."""
         transport = self.wire(associate_rq(CONTEXTS))
         protocol = transport.protocol
-        protocol.hold("disk", False)
-        protocol.hold("disk", True)
-        protocol.hold("disk", True)
-        protocol.hold("operations", True)
-        protocol.hold("disk", False)
+        protocol.hold(Hold.DISK, False)
+        protocol.hold(Hold.DISK, True)
+        protocol.hold(Hold.DISK, True)
+        protocol.hold(Hold.OPERATIONS, True)
+        protocol.hold(Hold.DISK, False)
         self.assertEqual(transport.calls, ["pause"])
-        protocol.hold("operations", False)
+        protocol.hold(Hold.OPERATIONS, False)
         self.assertEqual(transport.calls, ["pause", "resume"])
+
+    def test_half_close(self) -> None:
+        """Answers that a peer has still to read when it stops sending have the DIMSE timeout, not 2 s."""
+        for case, unread, half_closed, grace in (
+            ("half closed", True, True, 60),
+            ("closed by us", True, False, 2),
+            ("all is read", False, True, 2),
+        ):
+            transport = self.wire(associate_rq(CONTEXTS), b"".join(message(1, c_echo_rq())))
+            if unread:
+                transport.protocol.pauseProducing()
+            if half_closed:
+                transport.protocol.readConnectionLost()
+            else:
+                transport.protocol.close()
+            transport.calls.remove("lose")
+            self.assertIsNone(transport.producer, case)
+            self.clock.advance(grace - 0.5)
+            self.assertNotIn("abort", transport.calls, case)
+            self.clock.advance(0.5)
+            self.assertEqual(transport.calls[-1], "abort", case)
+            self.lose(transport)
+            self.assertEqual(self.clock.getDelayedCalls(), [], case)
+
+    def test_half_close_while_an_operation_runs(self) -> None:
+        """That time begins when the last answer is written, not when the peer stopped sending."""
+        transport = self.wire(associate_rq(CONTEXTS), *message(3, c_store_rq(), b"data"))
+        transport.protocol.readConnectionLost()
+        self.clock.advance(1000)
+        self.assertEqual(transport.calls, [])
+        transport.protocol.pauseProducing()
+        self.held.let(1)
+        self.assertEqual(transport.calls, ["pause", "lose"])
+        self.clock.advance(59.5)
+        self.assertEqual(transport.calls, ["pause", "lose"])
+        self.clock.advance(0.5)
+        self.assertEqual(transport.calls, ["pause", "lose", "abort"])
+        self.lose(transport)
 
     def test_closing_connections_are_left_alone(self) -> None:
         """A connection that is being closed is neither paused nor resumed, whatever ends meanwhile."""
         transport = self.wire(associate_rq(CONTEXTS))
-        transport.protocol.hold("disk", True)
+        transport.protocol.hold(Hold.DISK, True)
         transport.protocol.close()
-        transport.protocol.hold("disk", False)
-        transport.protocol.hold("operations", True)
+        transport.protocol.hold(Hold.DISK, False)
+        transport.protocol.hold(Hold.OPERATIONS, True)
         self.assertEqual(transport.calls, ["pause", "lose"])
         transport.protocol.stopProducing()
         self.lose(transport)
@@ -300,7 +339,9 @@ class ClosingTests(ProtocolTestCase):
             "Sta6": ([rq], "connection closed by the peer"),
             "Sta6, half a message": ([rq, *store[:2]], "connection closed by the peer"),
             "Sta6, an operation runs": ([rq, *store], "connection closed by the peer"),
-            "Sta8, an operation runs": ([rq, *store, A_RELEASE_RQ()], "released"),
+            "Sta8, aborted by the peer": ([rq, *store, A_RELEASE_RQ(), A_ABORT(0)], "aborted by the peer"),
+            "Sta8, another request": ([rq, *store, A_RELEASE_RQ(), *store], "P-DATA-TF in Sta8"),
+            "Sta8, an operation runs": ([rq, *store, A_RELEASE_RQ()], "connection closed by the peer"),
             "Sta13, rejected": ([associate_rq(CONTEXTS, called="OTHER")], "rejected with RJ(1,1,7)"),
             "Sta13, released": ([rq, A_RELEASE_RQ()], "released"),
             "Sta13, aborted by us": ([b"GET / HTTP/1.1\r\n\r\n"], "HTTP"),
@@ -322,10 +363,10 @@ class ClosingTests(ProtocolTestCase):
                 factory = transport.protocol._server
                 self.assertIn(transport.protocol, factory.connections, case)
                 self.assertIn(says, self.lose(transport, why), case)
-                self.assertNotIn(transport.protocol, factory.connections | factory.associations, case)
+                self.assertNotIn(transport.protocol, {*factory.connections, *factory.associations}, case)
             for server in (self.server, self.lookup):
                 self.assertEqual(server.clock.getDelayedCalls(), [])
-                self.assertEqual(server.factory.connections | server.factory.associations, set())
+                self.assertEqual((server.factory.connections, server.factory.associations), ({}, set()))
 
     def test_nothing_is_left_of_the_closing(self) -> None:
         """The same, if we are closing the connection already."""
@@ -373,14 +414,14 @@ class ClosingTests(ProtocolTestCase):
         self.patch(operation.feed.sink, "discard", lambda: 1 / 0)
         self.lose(transport)
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
-        self.assertEqual(self.server.factory.connections, set())
+        self.assertEqual(self.server.factory.connections, {})
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_names_of_peers(self) -> None:
         """The log line begins with where the peer is."""
         for address, name in (
             (IPv4Address("TCP", "192.0.2.9", 104), "192.0.2.9:104"),
-            (IPv6Address("TCP", "2001:db8::1", 104), "2001:db8::1"),
+            (IPv6Address("TCP", "2001:db8::1", 104), "[2001:db8::1]:104"),
             (UNIXAddress(None), "local socket"),
         ):
             transport = self.wire(associate_rq(CONTEXTS), transport=WireTransport(address))

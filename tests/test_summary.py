@@ -76,6 +76,8 @@ class SummaryTests(SynchronousTestCase):
                 "bytes": 20_110,
                 "seconds": 1.5,
                 "odd_lengths": False,
+                "lax_uids": False,
+                "unfinished": 0,
                 "ended": "released",
             },
         )
@@ -96,6 +98,7 @@ class SummaryTests(SynchronousTestCase):
             ((rq, A_RELEASE_RQ()), "released", LogLevel.info),
             ((), "closed by the peer before any association", LogLevel.info),
             ((rq,), "connection closed by the peer", LogLevel.warn),
+            ((rq.encode()[:9],), "closed by the peer inside a PDU", LogLevel.warn),
             ((b"GET / HTTP/1.1\r\n",), "unrecognized PDU type 47H (an HTTP request?)", LogLevel.warn),
             (
                 (associate_rq(CONTEXTS, called="OTHER"),),
@@ -162,6 +165,41 @@ class SummaryTests(SynchronousTestCase):
         event = self.summary(rq, command, odd, A_RELEASE_RQ())
         self.assertTrue(event["association"]["odd_lengths"])
         self.assertIn("fragments of odd length", event["summary"])
+
+    def test_lax_uids(self) -> None:
+        """UIDs of instances with leading zeros or empty components are told of once; the others are not."""
+        rq = associate_rq(CONTEXTS)
+        for instances, lax in (
+            (["1.2.03", "01.2", "1..2", "1.2.", "00"], True),
+            (["1.2.3", "1.2.03"], True),
+            (["1.2.0", "1.2.30", "0"], False),
+        ):
+            stores = [pdu for uid in instances for pdu in message(3, c_store_rq(uid=uid), b"data")]
+            event = self.summary(rq, *stores, A_RELEASE_RQ())
+            self.assertEqual(event["association"]["lax_uids"], lax, instances)
+            told = event["summary"].count("UIDs with leading zeros or empty components")
+            self.assertEqual(told, int(lax), instances)
+            self.assertEqual(event["association"]["objects"], len(instances))
+            self.assertEqual(event["log_level"], LogLevel.info)
+
+    def test_unfinished(self) -> None:
+        """A message that was half sent when the end came is told of, and a warning though it was released."""
+        rq, store = associate_rq(CONTEXTS), message(3, c_store_rq(), bytes(50_000))
+        for sent, unfinished in (
+            ((rq, *store[:2], A_RELEASE_RQ()), 1),
+            ((rq, *store, *store[:1], A_RELEASE_RQ()), 1),
+            ((rq, *store[:2], A_ABORT(0)), 1),
+            ((rq, *store[:2]), 1),
+            ((rq, *store, A_RELEASE_RQ()), 0),
+        ):
+            peer = self.server.connect()
+            with capturedLogs() as events:
+                peer.send(*sent)
+                peer.close()
+            (event,) = [event for event in events if "association" in event]
+            self.assertEqual(event["association"]["unfinished"], unfinished)
+            self.assertEqual(event["summary"].count("1 dropped unfinished"), unfinished)
+            self.assertEqual(event["log_level"], LogLevel.warn if unfinished else LogLevel.info)
 
     def test_tls(self) -> None:
         """A connection over TLS says which version and cipher suite."""

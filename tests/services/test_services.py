@@ -28,7 +28,7 @@ from dicomtw.services.storage import Storage
 from dicomtw.services.verification import Verification
 from dicomtw.storage import DataSetSink
 from dicomtw.storage.part10 import FileMeta
-from dicomtw.testing import MemoryServer, MemoryStore
+from dicomtw.testing import MemoryServer, MemoryStore, MemoryStoreSink
 from dicomtw.ul.items import RoleSelection, SOPClassExtendedNegotiation
 from dicomtw.ul.negotiation import Offer
 from dicomtw.ul.pdu import A_ASSOCIATE_AC
@@ -264,7 +264,15 @@ class StorageTests(SynchronousTestCase):
             self.assertEqual(self.store.objects["1.2.3"], (meta, b"data"))
 
     def test_class_of_the_context(self) -> None:
-        """PS3.4 B.2.3: a command about another SOP class than the context's is A900H, and not stored."""
+        """PS3.4 B.2.3: a command about another SOP class than the context's is A900H, and no file begun."""
+        opened: list[FileMeta] = []
+        make = self.store.open
+
+        def opening(meta: FileMeta) -> MemoryStoreSink:
+            opened.append(meta)
+            return make(meta)
+
+        self.patch(self.store, "open", opening)
         peer = MemoryServer.of(Storage(self.store)).connect()
         peer.associate({1: (CT, IVR)})
         request = C_STORE_RQ(
@@ -274,4 +282,9 @@ class StorageTests(SynchronousTestCase):
             priority=0,
         )
         self.assertEqual(peer.request(1, request, b"data").status, 0xA900)
-        self.assertEqual((self.store.objects, self.store.discarded), ({}, 1))
+        self.assertEqual((self.store.objects, self.store.discarded, opened), ({}, 0, []))
+        accepted = C_STORE_RQ(
+            affected_sop_class_uid=CT, affected_sop_instance_uid="1.2.3", message_id=2, priority=0
+        )
+        self.assertEqual(peer.request(1, accepted, b"data").status, 0)
+        self.assertEqual([meta.sop_class_uid for meta in opened], [CT])
