@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from twisted.internet.endpoints import serverFromString
 from twisted.internet.testing import MemoryReactor
 
 from dicomtw.config import Configuration, Server
+from dicomtw.proxy import server_endpoint
 from dicomtw.security import tls
 from dicomtw.words import describe, no_endpoint, tls_files, warnings_of
 
@@ -30,7 +30,7 @@ def _faults(server: Server) -> list[str]:
     faults = []
     for text in server.listen:
         try:
-            serverFromString(MemoryReactor(), text)
+            server_endpoint(MemoryReactor(), text)
         except Exception as error:  # an endpoint's parser is a plugin and may raise anything
             faults.append(no_endpoint(text, error))
     if server.tls:

@@ -16,7 +16,7 @@ import attrs
 from OpenSSL import SSL
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred, succeed
-from twisted.internet.endpoints import SSL4ServerEndpoint, TCP4ServerEndpoint, serverFromString
+from twisted.internet.endpoints import SSL4ServerEndpoint, TCP4ServerEndpoint
 from twisted.internet.interfaces import (
     IListeningPort,
     IOpenSSLServerConnectionCreator,
@@ -34,6 +34,7 @@ from dicomtw.feed import Disk
 from dicomtw.jsonlog import observer_for_twistd
 from dicomtw.names import Names
 from dicomtw.protocol import CLOSE_GRACE, DicomFactory, Limits
+from dicomtw.proxy import server_endpoint
 from dicomtw.security import access, tls
 from dicomtw.services import ServiceClass, ServiceRegistry
 from dicomtw.services.storage import Storage
@@ -240,7 +241,7 @@ class DicomService(Service):
         others: list[tuple[str, IStreamServerEndpoint]] = []
         for text in server.listen:
             try:
-                others.append((text, serverFromString(self._reactor, text)))
+                others.append((text, server_endpoint(self._reactor, text)))
             except Exception as error:  # an endpoint's parser is a plugin and may raise anything
                 raise StartError(no_endpoint(text, error)) from None
         if server.port is not None:

@@ -78,7 +78,8 @@ def why_not(description: str, error: BaseException | None) -> str:
     """Why an endpoint cannot be listened on, and what to do."""
     cause = error.socketError if isinstance(error, CannotListenError) else error
     number = getattr(cause, "errno", None)
-    if number == errno.EACCES and description.startswith(("port ", "tcp:", "ssl:")):
+    is_ip = description.removeprefix("haproxy:").startswith(("port ", "tcp:", "tcp6:", "ssl:"))
+    if number == errno.EACCES and is_ip:
         return (
             f"cannot listen on {description}: permission denied. Use a port above 1024, or start as root "
             "with twistd --uid and --gid, which opens the port first and then drops root"

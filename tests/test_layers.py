@@ -34,6 +34,7 @@ ARROW: dict[str, tuple[str, ...]] = {
     "association": (*GROUND, "ul", "dimse", "services/__init__", "security.access", "feed", "operations"),
     "summary": (*GROUND, "association"),
     "protocol": (*GROUND, "ul", "association", "summary"),
+    "proxy": ("protocol",),
     "jsonlog": (),
     "config": (*GROUND, "security.tls", "storage"),
     "testing": (*GROUND, "ul", "dimse", "storage", "services", "security", "feed", "association", "protocol"),
@@ -45,6 +46,7 @@ ARROW: dict[str, tuple[str, ...]] = {
         "feed",
         "association",
         "protocol",
+        "proxy",
         "config",
         "jsonlog",
         "names",
@@ -52,7 +54,7 @@ ARROW: dict[str, tuple[str, ...]] = {
     ),
     "names": (),
     "words": ("storage", "security", "config"),
-    "check": ("security", "config", "words"),
+    "check": ("security", "config", "words", "proxy"),
     "tap": ("config", "check", "jsonlog", "service"),
 }
 

@@ -432,9 +432,28 @@ class StartTests(CasesTestCase):
                                 self.assertEqual(scu.store("1.2.3", ct_data_set("1.2.3")), 0)
                                 scu.release()
                         server.wait_for_log(f" {host}:")
+                with Scu(("127.0.0.1", port), source="127.0.0.2") as scu:
+                    scu.associate(CT_IMPLICIT, calling="ROOM1")
+                    scu.send(*message(1, c_store_rq("1.2.4"), ct_data_set("1.2.4", bytes(1_000_000))))
+                    scu.socket.shutdown(socket.SHUT_WR)
+                    self.assertEqual(scu.receive().status, 0)  # type: ignore[union-attr]
+                    self.assertRaises(Closed, scu.receive)
+                self.assertIn("1.2.4", server.objects)
+                # Who speaks to our port as nobody but HAProxy should.
+                for sent, said in (
+                    (b"PROXY TCP4 1.2.3.4 1.2.3.4 x y\r\n", "not a PROXY header: 'x' is no port"),
+                    (b"PROXY TCP4 \xff\r\n", "not a PROXY header: not TCP4 or TCP6"),
+                    (message(1, c_store_rq("1.2.5"))[0], "not a PROXY header: begins with 04 00"),
+                ):
+                    with self.case(sent), Scu(server.address) as scu:
+                        scu.send(sent)
+                        self.assertLess(scu.seconds_until_closed(), 5)
+                        self.assertRegex(server.wait_for_log(said), r"#warn\] 127\.0\.0\.1:\d+; ")
             finally:
                 haproxy.terminate()
                 haproxy.wait(10)
+        half_closed = [line for line in server.summaries if line.startswith("127.0.0.2:")][1]
+        self.assertIn("; 1 objects, ", half_closed)
         accepted = next(line for line in server.summaries if line.startswith("127.0.0.2:"))
         self.assertTrue(accepted.endswith("; released"), accepted)
         self.assertTrue(any("'ROOM1' is not known at 127.0.0.3" in line for line in server.summaries))
