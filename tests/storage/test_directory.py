@@ -9,6 +9,7 @@ import os
 import stat
 import sys
 import threading
+import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from dicomtw.errors import DimseError
 from dicomtw.storage import WouldBlock, directory
 from dicomtw.storage.directory import DirectorySink, DirectoryStore, Durability, OnDuplicate
+from dicomtw.storage.locations import BY_UID
 from dicomtw.storage.part10 import FileMeta, read_head
 from tests.storage import (
     BIG_ENDIAN,
@@ -28,7 +30,9 @@ from tests.storage import (
     EXPLICIT,
     IMPLICIT,
     JPEG_LOSSLESS,
+    PYDICOM_FILES,
     UNDEFINED,
+    behind_file_meta,
     data_set,
     element,
 )
@@ -38,6 +42,11 @@ UID = "1.2.30"
 NAME = f"1.2.10/1.2.20/{UID}.dcm"
 
 RELAXED = Durability.RELAXED
+
+#: What is kept in memory of a data set, in bytes; of more a file is made.
+HEAD = 65536
+#: Pixel data that makes a data set longer than that.
+LARGE = bytes(HEAD)
 
 
 def open_descriptors() -> list[str]:
@@ -95,12 +104,21 @@ class Storing(SynchronousTestCase):
         self.receive(store, content, *args, **kwargs).commit()
 
     def files(self) -> dict[str, bytes]:
-        """Every file in the store, but for locks at its top, by its path."""
+        """Every file in the store, but for locks at its top, by its path.
+
+        A name that the registry of UIDs has counts only if it is the only one that its file has.
+        """
         return {
             str(path.relative_to(self.root)): path.read_bytes()
             for path in sorted(self.root.rglob("*"))
-            if path.is_file() and not (path.parent == self.root and path.name.startswith("."))
+            if path.is_file()
+            and not (path.parent == self.root and path.name.startswith("."))
+            and not (BY_UID in path.parts and path.stat().st_nlink > 1)
         }
+
+    def registered(self) -> list[str]:
+        """The UIDs that are registered."""
+        return sorted(path.name for path in (self.root / BY_UID).glob("*/*"))
 
     def stored(self) -> dict[str, bytes]:
         """Every data set in the store, by its file's path."""
@@ -140,7 +158,7 @@ class KeepingTests(Storing):
         """Files are readable and writable by their owner alone, whatever the umask."""
         self.addCleanup(os.umask, os.umask(0))
         store = self.store()
-        sink = self.receive(store, data_set(UID))
+        sink = self.receive(store, data_set(UID, LARGE))
         modes = [path.stat().st_mode for path in (self.root / ".incoming").iterdir()]
         sink.commit()
         self.keep(store, data_set(UID, b"other..."))  # one is superseded
@@ -225,23 +243,119 @@ class KeepingTests(Storing):
                 return writev(fd, [b"".join(buffers)[:step]])
 
             self.patch(os, "writev", short)
+            self.patch(directory, "_HEAD", 1000)
             store = self.store()
-            sink = store.open(FileMeta(CT_IMAGE_STORAGE, UID, EXPLICIT))
-            sink.write(views(content, 50))
-            sink.commit()
-            self.assertEqual(self.stored(), {NAME: content})
-            (self.root / NAME).unlink()
+            for fragments in ([content], views(content, 50)):
+                sink = store.open(FileMeta(CT_IMAGE_STORAGE, UID, EXPLICIT))
+                for fragment in fragments:
+                    sink.write([memoryview(fragment)])
+                sink.commit()
+                self.assertEqual(self.stored(), {NAME: content})
+                (self.root / NAME).unlink()
 
     def test_nothing_visible_before_commit(self) -> None:
         """Until it is committed an object has no name, and opening a sink does not touch the disk."""
         store = self.store()
         sink = store.open(FileMeta(CT_IMAGE_STORAGE, UID, EXPLICIT))
         self.assertEqual(self.files(), {})
-        sink.write(views(data_set(UID)))
+        sink.write(views(data_set(UID, LARGE)))
         (name,) = self.files()
         self.assertTrue(name.startswith(".incoming/"))
         sink.commit()
         self.assertEqual(list(self.files()), [NAME])
+
+    def test_head(self) -> None:
+        """The first 64 KiB are kept in memory, without a file; the byte behind them makes it, with them."""
+        content = data_set(UID, LARGE)
+        for size in (HEAD, 1, 7, 1000, HEAD - 1):
+            self.setUp()
+            store = self.store()
+            descriptors = open_descriptors()
+            sink = store.open(FileMeta(CT_IMAGE_STORAGE, UID, EXPLICIT))
+            for fragment in views(content[:HEAD], size):
+                sink.write([fragment])
+            self.assertEqual(self.files(), {})
+            self.assertEqual(open_descriptors(), descriptors)
+            sink.write([])
+            sink.write([memoryview(b""), memoryview(content)[HEAD : HEAD + 1]])
+            (written,) = self.files().values()
+            self.assertEqual(written[read_head(written).data_set_offset :], content[: HEAD + 1])
+            sink.write([memoryview(content)[HEAD + 1 :], memoryview(b"")])
+            sink.write([])
+            sink.commit()
+            self.assertEqual(self.stored(), {NAME: content})
+            self.assertEqual(open_descriptors(), descriptors)
+
+    def test_across_the_head(self) -> None:
+        """Whatever the parts that a data set comes in, it is kept as it came."""
+        store = self.store()
+        for size in (HEAD - 1, HEAD, HEAD + 1, 2 * HEAD + 1):
+            content = data_set(UID)
+            content = data_set(UID, bytes(range(8)) * ((size + 8 - len(content)) // 8)) + b"x" * (size % 8)
+            for parts in ([len(content)], [1], [HEAD - 1], [HEAD], [HEAD + 1], [3, HEAD], [HEAD, 3]):
+                sink = store.open(FileMeta(CT_IMAGE_STORAGE, UID, EXPLICIT))
+                at = 0
+                for part in parts:
+                    sink.write([memoryview(content)[at : at + part]])
+                    at += part
+                sink.write([memoryview(content)[at:]])
+                sink.commit(may_block=True)
+                self.assertEqual(self.stored(), {NAME: content})
+                (self.root / NAME).unlink()
+
+    def test_fragments_may_change_afterwards(self) -> None:
+        """What is kept in memory does not depend on the chunks that it came in."""
+        content = data_set(UID)
+        chunk = bytearray(content)
+        sink = self.store().open(FileMeta(CT_IMAGE_STORAGE, UID, EXPLICIT))
+        sink.write([memoryview(chunk)])
+        chunk[:] = bytes(len(chunk))
+        sink.commit()
+        self.assertEqual(self.stored(), {NAME: content})
+
+    def test_refused_small_data_sets_make_no_file(self) -> None:
+        """A small data set is checked before its file is made: one that is refused never touches the disk."""
+        store = self.store()
+        made: list[Any] = []
+        open_ = os.open
+
+        def noting(path: Any, *arguments: Any, **keywords: Any) -> int:
+            made.append(path)
+            return open_(path, *arguments, **keywords)
+
+        self.patch(os, "open", noting)
+        for content in (data_set("1.2.31"), data_set(UID, sop_class_uid="1.2"), data_set(UID)[:20]):
+            self.assertRaises(DimseError, self.receive(store, content).commit)
+        self.assertEqual(made, [])
+        self.keep(store, data_set(UID))
+        self.assertEqual(len(made), 1)
+
+    def test_implicit_under_another_transfer_syntax(self) -> None:
+        """A data set in implicit VR under another transfer syntax is kept as it came, under that syntax."""
+        for number, syntax in enumerate((EXPLICIT, JPEG_LOSSLESS, BIG_ENDIAN, DEFLATED)):
+            for payload in (b"payload.", LARGE):
+                self.setUp()
+                instance = f"1.2.30.{number}"
+                content = data_set(instance, payload, syntax=IMPLICIT)
+                self.keep(self.store(), content, instance, syntax=syntax)
+                self.assertEqual(self.stored(), {f"1.2.10/1.2.20/{instance}.dcm": content})
+                (whole,) = self.files().values()
+                self.assertEqual(read_head(whole).transfer_syntax_uid, syntax)
+
+    def test_file_with_implicit_vr_under_jpeg(self) -> None:
+        """SC_rgb_jpeg.dcm of pydicom, implicit VR under a transfer syntax with explicit VR, is stored."""
+        (path,) = PYDICOM_FILES.rglob("SC_rgb_jpeg.dcm")
+        whole = path.read_bytes()
+        content = whole[behind_file_meta(whole) :]
+        meta = pydicom.filereader.read_file_meta_info(path)
+        instance = str(meta.MediaStorageSOPInstanceUID)
+        syntax = str(meta.TransferSyntaxUID)
+        store = self.store()
+        self.keep(store, content, instance, str(meta.MediaStorageSOPClassUID), syntax)
+        ((name, stored),) = self.stored().items()
+        self.assertTrue(name.endswith(f"/{instance}.dcm"))
+        self.assertNotIn("unknown", name)
+        self.assertEqual(stored, content)
 
     def test_discard(self) -> None:
         """A discarded data set leaves no trace, however much of it came and however often it is discarded."""
@@ -276,12 +390,63 @@ class PrepareTests(Storing):
         store = self.store()
         self.keep(store, data_set(UID))
         for instance in ("1.2.31", "1.2.32"):
-            self.receive(store, data_set(instance)[:20], instance)
+            self.receive(store, data_set(instance, LARGE)[:-20], instance)
+        self.receive(store, data_set("1.2.33")[:20], "1.2.33")  # had no file
         store.close()
         again = DirectoryStore(self.root, RELAXED)
         self.addCleanup(again.close)
         self.assertEqual(again.prepare(), 2)
         self.assertEqual(list(self.files()), [NAME])
+
+    def test_prepared_again(self) -> None:
+        """To prepare a store that is prepared opens nothing anew and takes nothing from what is coming in."""
+        store = self.store()
+        sink = self.receive(store, data_set(UID, LARGE))
+        descriptors = open_descriptors()
+        other = self.store()
+        self.assertEqual(store.prepare(), 0)
+        other.close()
+        self.assertEqual(open_descriptors(), descriptors)
+        sink.commit()
+        self.assertEqual(self.stored(), {NAME: data_set(UID, LARGE)})
+
+    def test_directories_among_leftovers(self) -> None:
+        """A directory that somebody made in .incoming is left alone, and keeps nothing from starting."""
+        self.store().close()
+        incoming = self.root / ".incoming"
+        (incoming / "directory").mkdir()
+        (incoming / "directory" / "inside").write_bytes(b"of somebody")
+        (incoming / "half").write_bytes(b"half")
+        victim = self.place / "victim"
+        victim.write_bytes(b"victim")
+        (incoming / "link").symlink_to(victim)
+        store = DirectoryStore(self.root, RELAXED)
+        self.addCleanup(store.close)
+        self.assertEqual(store.prepare(), 2)
+        self.assertEqual(list(self.files()), [".incoming/directory/inside"])
+        self.assertEqual(victim.read_bytes(), b"victim")
+
+    def test_link_for_incoming(self) -> None:
+        """A symbolic link for .incoming is refused: what it leads to is not ours to clean up."""
+        self.store().close()
+        elsewhere = self.place / "elsewhere"
+        elsewhere.mkdir()
+        (elsewhere / "photograph").write_bytes(b"of somebody")
+        (self.root / ".incoming").rmdir()
+        (self.root / ".incoming").symlink_to(elsewhere)
+        store = DirectoryStore(self.root, RELAXED)
+        self.addCleanup(store.close)
+        error = self.assertRaises(OSError, store.prepare)
+        self.assertEqual(error.errno, errno.ELOOP)
+        self.assertIn(".incoming is a symbolic link", str(error))
+        self.assertEqual([path.name for path in elsewhere.iterdir()], ["photograph"])
+
+    def test_link_for_the_store(self) -> None:
+        """The store itself may be a symbolic link: to choose its place is its owner's."""
+        (self.place / "disk").mkdir()
+        self.root.symlink_to(self.place / "disk")
+        self.keep(self.store(), data_set(UID))
+        self.assertTrue((self.place / "disk" / NAME).is_file())
 
     def test_another_process(self) -> None:
         """While another process uses the store its half received files are left alone, until it is gone."""
@@ -303,7 +468,7 @@ class PrepareTests(Storing):
         """A prepared store keeps the others from cleaning up until it is closed, twice if need be."""
         first, second, third = (DirectoryStore(self.root, RELAXED) for _ in range(3))
         first.prepare()
-        self.receive(first, data_set(UID)[:20])
+        self.receive(first, data_set(UID, LARGE))
         self.assertEqual(second.prepare(), 0)
         second.close()
         self.assertEqual(len(self.files()), 1)
@@ -367,13 +532,17 @@ class RefusalTests(Storing):
             (0xA900, b"", EXPLICIT),
             (0xA900, b"", IMPLICIT),
             (0xC000, b"\0", EXPLICIT),
-            (0xC000, bytes(range(255)) * 10, EXPLICIT),
             (0xC000, bytes(range(255)) * 10, IMPLICIT),
-            (0xC000, b"\xff" * 1000, DEFLATED),
-            (0xC000, b"GET / HTTP/1.1\r\n\r\n", EXPLICIT),
             (0xC000, data_set(UID)[:20], EXPLICIT),
-            (0xC000, data_set(UID, syntax=IMPLICIT), EXPLICIT),
+            (0xC000, data_set(UID, syntax=DEFLATED)[:40], DEFLATED),
+            (0xC000, data_set(UID), IMPLICIT),
+            (0xC000, data_set(UID), BIG_ENDIAN),
+            (0xC000, data_set(UID, syntax=IMPLICIT)[:20], EXPLICIT),
+            (0xA900, data_set("1.2.31", syntax=IMPLICIT), EXPLICIT),
+            (0xA900, data_set(UID, sop_class_uid="1.2.3", syntax=IMPLICIT), JPEG_LOSSLESS),
             (0xC000, data_set(UID, middle=deep), EXPLICIT),
+            (0xC000, data_set(UID, middle=deep, payload=LARGE), EXPLICIT),
+            (0xA900, data_set("1.2.31", LARGE), EXPLICIT),
         ]
         descriptors = open_descriptors()
         for status, content, syntax in cases:
@@ -384,6 +553,19 @@ class RefusalTests(Storing):
         self.assertEqual(open_descriptors(), descriptors)
         self.keep(store, data_set(UID))
         self.assertEqual(list(self.files()), [NAME])
+
+    def test_garbage(self) -> None:
+        """What is no data set is C000H, though it may pass for implicit VR with nothing of interest."""
+        store = self.store()
+        for content in (
+            bytes(range(255)) * 10,
+            b"\xff" * 1000,
+            b"GET / HTTP/1.1\r\n\r\n",
+            data_set(UID)[:20],
+        ):
+            for syntax in (EXPLICIT, DEFLATED):
+                self.assertStatus(0xC000, self.receive(store, content, syntax=syntax).commit)
+                self.assertEqual(self.files(), {})
 
     def test_comments(self) -> None:
         """What is said of a refusal fits an Error Comment and has nothing of the data set's text in it."""
@@ -435,15 +617,21 @@ class FaultTests(Storing):
         store = self.store()
         self.keep(store, data_set(UID))
         before, descriptors = self.files(), open_descriptors()
-        content = data_set(UID, b"another.")
+        content = data_set(UID, LARGE)
         for name, number, when in cases:
             patch = self.failing(name, number, when)
             sink = store.open(FileMeta(CT_IMAGE_STORAGE, UID, EXPLICIT))
             error = self.assertStatus(0xA700, sink.write, views(content))
             self.assertEqual(error.comment, os.strerror(number))
             sink.discard()
+            sink = store.open(FileMeta(CT_IMAGE_STORAGE, UID, EXPLICIT))
+            sink.write(views(content[:HEAD]))  # the file is not made before there is need of it
+            self.assertStatus(0xA700, sink.write, views(content[HEAD:]))
+            sink.discard()
+            error = self.assertStatus(0xA700, self.receive(store, data_set(UID, b"another.")).commit)
+            self.assertEqual(error.comment, os.strerror(number))
             empty = store.open(FileMeta(CT_IMAGE_STORAGE, UID, EXPLICIT))
-            self.assertStatus(0xA700, empty.commit)  # the file is not made before there is need of it
+            self.assertStatus(0xA900, empty.commit)  # and not if the data set is refused
             patch.restore()
             self.assertEqual(self.files(), before, name)
             self.assertEqual(open_descriptors(), descriptors, name)
@@ -461,10 +649,15 @@ class FaultTests(Storing):
 
         self.patch(os, "writev", until_full)
         store = self.store()
-        content = data_set(UID, bytes(5000))
-        for size in (1, 131, 350, 1000, 5000):
+        content = data_set(UID, bytes(5000) + LARGE)
+        for size in (1, 131, 350, 1000, 5000, HEAD, HEAD + 1000):
             room[0] = size
             self.assertStatus(0xA700, self.receive, store, content)
+            self.assertEqual(self.files(), {})
+        small = data_set(UID, bytes(5000))
+        for size in (1, 131, 350, 1000, 5000):
+            room[0] = size
+            self.assertStatus(0xA700, self.receive(store, small).commit)
             self.assertEqual(self.files(), {})
         room[0] = 1 << 20  # space returns
         self.keep(store, content)
@@ -474,6 +667,7 @@ class FaultTests(Storing):
         """Whatever fails before an object has its name is A700H; all files and descriptors are as before."""
         other = data_set(UID, b"another.")
         far = data_set(UID, middle=element(0x00091010, "OB", bytes(1 << 17)))
+        elsewhere = data_set(UID, series="1.2.21")
         in_new = data_set(UID, study="1.2.11")
         in_superseded: Callable[..., bool] = lambda path, *_: "superseded" in str(path)  # noqa: E731
         final: Callable[..., bool] = lambda path, *_: str(path).endswith(NAME)  # noqa: E731
@@ -491,6 +685,8 @@ class FaultTests(Storing):
             ("mkdir", errno.ENOSPC, in_superseded, other),
             ("link", errno.EMLINK, lambda *_: True, other),
             ("rename", errno.EIO, lambda *_: True, other),
+            ("rename", errno.EIO, lambda *_: True, elsewhere),
+            ("link", errno.EMLINK, lambda *_: True, elsewhere),
         ]
         failures = []
         for name, number, when, content in cases:
@@ -500,15 +696,84 @@ class FaultTests(Storing):
             before, descriptors = self.files(), open_descriptors()
             sink = self.receive(store, content)
             patch = self.failing(name, number, when)
-            error = self.assertStatus(0xA700, sink.commit)
-            self.assertEqual(error.comment, os.strerror(number))
+            try:
+                sink.commit()
+            except DimseError as error:
+                self.assertEqual((error.status, error.comment), (0xA700, os.strerror(number)))
+            else:
+                failures.append(f"{name}: committed")
             sink.discard()
             patch.restore()
             if self.files() != before:
-                failures.append(f"{name}: left over {sorted(set(self.files()) - set(before))}")
+                failures.append(f"{name}: {sorted(set(self.files()) ^ set(before))}, {len(failures)}")
             if open_descriptors() != descriptors:
                 failures.append(f"{name}: left open {set(open_descriptors()) - set(descriptors)}")
         self.assertEqual(failures, [])
+
+    def test_earlier_copy_cannot_be_looked_up(self) -> None:
+        """If the disk does not say whether the name is taken, it is not taken away from what may be there."""
+        for policy in OnDuplicate:
+            self.setUp()
+            store = self.store(RELAXED, policy)
+            self.keep(store, data_set(UID))
+            before = self.files()
+            sink = self.receive(store, data_set(UID, b"another."))
+            patch = self.failing("lstat", errno.EIO, lambda path, *_: str(path).endswith(NAME))
+            self.assertStatus(0xA700, sink.commit)
+            patch.restore()
+            self.assertEqual(self.files(), before)
+
+    def test_earlier_copy_elsewhere_cannot_be_removed(self) -> None:
+        """If the earlier copy in another series cannot be removed, A700H means that nothing changed."""
+        store = self.store()
+        self.keep(store, data_set(UID))
+        before = self.files()
+        sink = self.receive(store, data_set(UID, series="1.2.21"))
+        patch = self.failing("unlink", errno.EIO, lambda path, *_: str(path).endswith(NAME))
+        try:
+            sink.commit()
+        except DimseError:
+            patch.restore()
+            self.assertEqual(self.files(), before)
+        else:
+            self.assertIn(f"1.2.10/1.2.21/{UID}.dcm", self.files())
+
+    def test_new_object_not_named(self) -> None:
+        """A new object that cannot be named leaves no trace, in the registry neither."""
+        for durability in Durability:
+            for content in (data_set(UID), data_set(UID, LARGE)):
+                self.setUp()
+                store = self.store(durability)
+                patch = self.failing("rename", errno.EIO)
+                self.assertStatus(0xA700, self.receive(store, content).commit)
+                patch.restore()
+                self.assertEqual(self.files(), {})
+                self.assertEqual(self.registered(), [])
+
+    def test_killed_before_the_name(self) -> None:
+        """What was not named when the process died is gone after the next start."""
+        store = self.store()
+
+        def die(*_: Any) -> None:
+            raise KeyboardInterrupt
+
+        patch = self.patch(os, "rename", die)
+        self.assertRaises(KeyboardInterrupt, self.receive(store, data_set(UID)).commit)
+        patch.restore()
+        store.close()
+        self.store()
+        self.assertEqual(self.files(), {})
+
+    def test_no_registry(self) -> None:
+        """On a file system that makes no second name, objects are stored all the same."""
+        store = self.store()
+        for number in (errno.EMLINK, errno.EPERM, errno.EOPNOTSUPP):
+            instance = f"1.2.30.{number}"
+            patch = self.failing("link", number)
+            self.keep(store, data_set(instance), instance)
+            patch.restore()
+            self.assertEqual(self.stored()[f"1.2.10/1.2.20/{instance}.dcm"], data_set(instance))
+        self.assertEqual(self.registered(), [])
 
     def test_failed_sync_is_final(self) -> None:
         """After EIO from fdatasync nothing is retried on that descriptor; a new attempt succeeds."""
@@ -570,22 +835,39 @@ class FaultTests(Storing):
 
     def test_directory_in_the_way(self) -> None:
         """A directory that has an object's name costs A700H, and no descriptor."""
-        store = self.store()
-        (self.root / NAME).mkdir(parents=True)
-        descriptors = open_descriptors()
-        self.assertStatus(0xA700, self.receive(store, data_set(UID)).commit)
-        self.assertEqual(open_descriptors(), descriptors)
-        self.assertEqual(self.files(), {})
+        for policy in (OnDuplicate.REPLACE, OnDuplicate.REFUSE):
+            self.setUp()
+            store = self.store(RELAXED, policy)
+            (self.root / NAME).mkdir(parents=True)
+            descriptors = open_descriptors()
+            self.assertStatus(0xA700, self.receive(store, data_set(UID)).commit)
+            self.assertEqual(open_descriptors(), descriptors)
+            self.assertEqual(self.files(), {})
 
     def test_link_in_the_way(self) -> None:
         """A symbolic link that has an object's name is not followed, and where it leads nothing changes."""
-        store = self.store()
-        victim = self.place / "victim"
-        victim.write_bytes(b"victim")
-        (self.root / NAME).parent.mkdir(parents=True)
-        (self.root / NAME).symlink_to(victim)
-        self.assertStatus(0xA700, self.receive(store, data_set(UID)).commit)
-        self.assertEqual(victim.read_bytes(), b"victim")
+        for policy in (OnDuplicate.REPLACE, OnDuplicate.REFUSE):
+            for there in (True, False):
+                self.setUp()
+                store = self.store(RELAXED, policy)
+                victim = self.place / "victim"
+                if there:
+                    victim.write_bytes(b"victim")
+                (self.root / NAME).parent.mkdir(parents=True)
+                (self.root / NAME).symlink_to(victim)
+                self.assertStatus(0xA700, self.receive(store, data_set(UID)).commit)
+                self.assertEqual(victim.read_bytes() if there else None, b"victim" if there else None)
+                self.assertEqual(os.path.lexists(victim), there)
+
+    def test_kept_is_an_object(self) -> None:
+        """Where the earlier version is kept, what is no file is none: there is an object or A700H."""
+        for durability in Durability:
+            for make in (Path.mkdir, lambda path: path.symlink_to("nowhere")):
+                self.setUp()
+                store = self.store(durability, OnDuplicate.KEEP)
+                (self.root / NAME).parent.mkdir(parents=True)
+                make(self.root / NAME)
+                self.assertStatus(0xA700, self.receive(store, data_set(UID)).commit)
 
 
 class DuplicateTests(Storing):
@@ -698,6 +980,172 @@ class DuplicateTests(Storing):
         self.assertStatus(0x0111, self.receive(store, data_set(UID)).commit)
 
 
+class OneUIDTests(Storing):
+    """One SOP Instance UID is one object, whatever study and series it claims to be of."""
+
+    ELSEWHERE = (
+        {"study": "1.2.11"},
+        {"series": "1.2.21"},
+        {"study": "1.2.11", "series": "1.2.21"},
+        {"study": None},
+        {"series": None},
+    )
+
+    def place_of(self, study: str | None = "1.2.10", series: str | None = "1.2.20") -> str:
+        return f"{study or 'unknown-study'}/{series or 'unknown-series'}/{UID}.dcm"
+
+    def test_replace(self) -> None:
+        """Replaced, the object is where the new version says, and the earlier one under superseded alone."""
+        for durability in Durability:
+            for there in self.ELSEWHERE:
+                for one, other in (({}, there), (there, {})):
+                    self.setUp()
+                    store = self.store(durability)
+                    first, second = data_set(UID, **one), data_set(UID, **other)
+                    self.keep(store, first)
+                    self.keep(store, second)
+                    stored = self.stored()
+                    self.assertEqual(stored.pop(self.place_of(**other)), second)
+                    ((name, earlier),) = stored.items()
+                    self.assertTrue(name.startswith(f"superseded/{self.place_of(**one)[:-4]}."), name)
+                    self.assertEqual(earlier, first)
+                    self.assertEqual(self.registered(), [UID])
+
+    def test_back_and_forth(self) -> None:
+        """However often an object changes its study, there is one, and every version is kept."""
+        store = self.store()
+        versions = [data_set(UID, study=f"1.2.1{number % 3}") for number in range(7)]
+        for version in versions:
+            self.keep(store, version)
+        stored = self.stored()
+        self.assertEqual(stored.pop(self.place_of()), versions[-1])
+        self.assertEqual({name.split("/")[0] for name in stored}, {"superseded"})
+        self.assertCountEqual(stored.values(), versions[:-1])
+
+    def test_keep(self) -> None:
+        """Kept, the first version stays where and as it is, and there is no other."""
+        for durability in Durability:
+            for there in self.ELSEWHERE:
+                self.setUp()
+                store = self.store(durability, OnDuplicate.KEEP)
+                self.keep(store, data_set(UID))
+                before = (self.root / NAME).stat()
+                self.keep(store, data_set(UID, **there))
+                self.assertEqual(self.stored(), {NAME: data_set(UID)})
+                after = (self.root / NAME).stat()
+                self.assertEqual((after.st_ino, after.st_mtime_ns), (before.st_ino, before.st_mtime_ns))
+
+    def test_refuse(self) -> None:
+        """Refused, the new version is 0111H, in whatever study, and the first stays as it is."""
+        for there in self.ELSEWHERE:
+            self.setUp()
+            store = self.store(RELAXED, OnDuplicate.REFUSE)
+            self.keep(store, data_set(UID))
+            files, descriptors = self.files(), open_descriptors()
+            self.assertStatus(0x0111, self.receive(store, data_set(UID, **there)).commit)
+            self.assertEqual(self.files(), files)
+            self.assertEqual(open_descriptors(), descriptors)
+
+    def test_known_to_other_stores(self) -> None:
+        """What one process has stored, another knows, and so does the next run."""
+        first, second = self.store(RELAXED, OnDuplicate.REFUSE), self.store(RELAXED, OnDuplicate.REFUSE)
+        self.keep(first, data_set(UID))
+        self.assertStatus(0x0111, self.receive(second, data_set(UID, study="1.2.11")).commit)
+        first.close()
+        second.close()
+        again = self.store(RELAXED, OnDuplicate.REFUSE)
+        self.assertStatus(0x0111, self.receive(again, data_set(UID, study="1.2.11")).commit)
+
+    def test_any_data_set(self) -> None:
+        """A duplicate is found whatever the first version's transfer syntax, however far its names."""
+        far = element(0x00091010, "OB", bytes(1 << 17))
+        for syntax, content in (
+            (IMPLICIT, data_set(UID, syntax=IMPLICIT)),
+            (BIG_ENDIAN, data_set(UID, syntax=BIG_ENDIAN)),
+            (DEFLATED, data_set(UID, syntax=DEFLATED)),
+            (EXPLICIT, data_set(UID, syntax=IMPLICIT)),
+            (EXPLICIT, data_set(UID, syntax=IMPLICIT, study=None, series=None)),
+            (EXPLICIT, data_set(UID, study=None, series=None)),
+            (EXPLICIT, data_set(UID, middle=far)),
+        ):
+            self.setUp()
+            store = self.store(RELAXED, OnDuplicate.REFUSE)
+            self.keep(store, content, syntax=syntax)
+            files = self.files()
+            self.assertStatus(0x0111, self.receive(store, data_set(UID, study="1.2.11")).commit)
+            self.assertEqual(self.files(), files)
+
+    def test_removed_by_hand(self) -> None:
+        """An object that was removed or moved away by hand is no duplicate, and leaves nothing behind."""
+        for policy in OnDuplicate:
+            self.setUp()
+            store = self.store(RELAXED, policy)
+            self.keep(store, data_set(UID))
+            (self.root / NAME).rename(self.place / "moved")
+            self.keep(store, data_set(UID, study="1.2.11"))
+            other = data_set(UID, study="1.2.11")
+            self.assertEqual(self.stored(), {self.place_of("1.2.11"): other})
+            self.assertEqual((self.place / "moved").stat().st_nlink, 1)
+            (self.root / self.place_of("1.2.11")).unlink()
+            self.keep(store, data_set(UID))
+            self.assertEqual(self.stored(), {NAME: data_set(UID)})
+
+    def test_another_file_in_its_place(self) -> None:
+        """A registry that tells of another file than has the name is not believed."""
+        store = self.store(RELAXED, OnDuplicate.REFUSE)
+        self.keep(store, data_set(UID))
+        (self.root / NAME).rename(self.place / "moved")
+        (self.root / NAME).write_bytes(b"of somebody")
+        self.keep(store, data_set(UID, study="1.2.11"))
+        files = self.files()
+        self.assertEqual(files.pop(NAME), b"of somebody")
+        self.assertEqual(list(files), [self.place_of("1.2.11")])
+
+    def test_spoilt_by_hand(self) -> None:
+        """A registered file that is no DICOM file any more is no duplicate in another study."""
+        for spoilt in (
+            b"",
+            b"junk",
+            bytes(128) + b"DICM",
+            FileMeta("1.2", "1.3", EXPLICIT).encode() + b"junk",
+        ):
+            self.setUp()
+            store = self.store(RELAXED, OnDuplicate.REFUSE)
+            self.keep(store, data_set(UID))
+            (self.root / NAME).write_bytes(spoilt)
+            self.keep(store, data_set(UID, study="1.2.11"))
+            self.assertEqual((self.root / NAME).read_bytes(), spoilt)
+            self.assertTrue((self.root / self.place_of("1.2.11")).is_file())
+
+    def test_registry_lost(self) -> None:
+        """Without its registry the store still knows what has the same name, and makes a new one."""
+        store = self.store(RELAXED, OnDuplicate.REFUSE)
+        self.keep(store, data_set(UID))
+        store.close()
+        for link in (self.root / BY_UID).glob("*/*"):
+            link.unlink()
+        store = self.store(RELAXED, OnDuplicate.REFUSE)
+        self.assertStatus(0x0111, self.receive(store, data_set(UID, b"another.")).commit)
+
+    def test_name_not_synced(self) -> None:
+        """If the new name in another series cannot be forced out, there is the earlier version alone."""
+        store = self.store(Durability.STRICT)
+        self.keep(store, data_set(UID))
+        before, descriptors = self.files(), open_descriptors()
+        fsync, series = os.fsync, str(self.root / "1.2.10" / "1.2.21")
+
+        def fail(fd: int) -> None:
+            if os.readlink(f"/proc/self/fd/{fd}") == series:
+                raise OSError(errno.EIO, "Input/output error")
+            fsync(fd)
+
+        self.patch(os, "fsync", fail)
+        self.assertStatus(0xA700, self.receive(store, data_set(UID, series="1.2.21")).commit)
+        self.assertEqual(self.files(), before)
+        self.assertEqual(open_descriptors(), descriptors)
+        self.assertEqual(self.registered(), [UID])
+
+
 class DurabilityTests(Storing):
     def setUp(self) -> None:
         super().setUp()
@@ -729,8 +1177,9 @@ class DurabilityTests(Storing):
         """Strict: the content is written, then forced out, then named; then the directory is forced out."""
         store = self.store(Durability.STRICT)
         self.record()
-        sink = self.receive(store, data_set(UID, bytes(3000)))
-        self.assertEqual(self.events, [("writev", "TEMPORARY")] * 4)
+        content = data_set(UID, LARGE + bytes(1500))
+        sink = self.receive(store, content)
+        self.assertEqual(self.events, [("writev", "TEMPORARY")] * (len(views(content)) - HEAD // 1000))
         del self.events[:]
         sink.commit()
         self.assertEqual(
@@ -750,7 +1199,13 @@ class DurabilityTests(Storing):
         self.record()
         sink.commit()
         self.assertEqual(
-            self.events, [("fdatasync", "TEMPORARY"), ("rename", NAME), ("fsync", "1.2.10/1.2.20")]
+            [event for event in self.events if not event[1].startswith(BY_UID)],
+            [
+                ("writev", "TEMPORARY"),
+                ("fdatasync", "TEMPORARY"),
+                ("rename", NAME),
+                ("fsync", "1.2.10/1.2.20"),
+            ],
         )
 
     def test_strict_directories_of_others(self) -> None:
@@ -785,11 +1240,12 @@ class DurabilityTests(Storing):
         sink.commit()
         renamed = self.events.index(("rename", NAME))
         before = self.events[:renamed]
-        self.assertEqual(before[0], ("fdatasync", "TEMPORARY"))
+        self.assertEqual(before[:2], [("writev", "TEMPORARY"), ("fdatasync", "TEMPORARY")])
         (linked,) = (index for index, (name, _) in enumerate(before) if name == "link")
         self.assertLessEqual({"superseded", "superseded/1.2.10"}, set(self.synced(before[:linked])))
         self.assertEqual(before[linked + 1 :], [("fsync", "superseded/1.2.10/1.2.20")])
-        self.assertEqual(self.events[renamed + 1 :], [("fsync", "1.2.10/1.2.20")])
+        self.assertEqual(self.events[renamed + 1], ("fsync", "1.2.10/1.2.20"))
+        self.assertEqual({path.split("/")[0] for _, path in self.events[renamed + 2 :]}, {BY_UID})
 
     def test_strict_same_bytes(self) -> None:
         """Strict: an object stored before, perhaps relaxed, is forced out before it is acknowledged."""
@@ -861,7 +1317,7 @@ class WouldBlockTests(Storing):
     def test_relaxed_refusals(self) -> None:
         """Relaxed: what is refused is refused without blocking."""
         store = self.store()
-        for status, content in ((0xA900, data_set("1.2.31")), (0xC000, b"\xff" * 40)):
+        for status, content in ((0xA900, data_set("1.2.31")), (0xC000, data_set(UID)[:20])):
             sink = self.receive(store, content)
             self.assertStatus(status, sink.commit, False)
             self.assertEqual(self.files(), {})
@@ -873,6 +1329,136 @@ class WouldBlockTests(Storing):
         self.assertRaises(WouldBlock, sink.commit, may_block=False)
         sink.commit()
         self.assertEqual(self.stored(), {NAME: content})
+
+    def test_deflated(self) -> None:
+        """Relaxed: a deflated data set, however small, is not inflated where nothing may block."""
+        for content in (data_set(UID, syntax=DEFLATED), b"\xff" * 40, b""):
+            self.setUp()
+            sink = self.receive(self.store(), content, syntax=DEFLATED)
+            self.patch(zlib, "decompressobj", self.fail)
+            for _ in range(2):
+                self.assertRaises(WouldBlock, sink.commit, may_block=False)
+                self.assertEqual(self.files(), {})
+            sink.discard()
+
+    def test_deflated_again(self) -> None:
+        """Relaxed: a deflated data set that would have blocked is stored where it may."""
+        content = data_set(UID, syntax=DEFLATED)
+        sink = self.receive(self.store(), content, syntax=DEFLATED)
+        self.assertRaises(WouldBlock, sink.commit, may_block=False)
+        sink.commit()
+        self.assertEqual(self.stored(), {NAME: content})
+
+    def test_implicit_under_another_transfer_syntax(self) -> None:
+        """Relaxed: a small data set in implicit VR under another transfer syntax needs no blocking."""
+        content = data_set(UID, syntax=IMPLICIT)
+        self.receive(self.store(), content, syntax=JPEG_LOSSLESS).commit(may_block=False)
+        self.assertEqual(self.stored(), {NAME: content})
+
+    def test_large(self) -> None:
+        """Relaxed: an object with a file already is committed without blocking if its head has its names."""
+        content = data_set(UID, LARGE)
+        self.receive(self.store(), content).commit(may_block=False)
+        self.assertEqual(self.stored(), {NAME: content})
+
+    def test_large_in_one_chunk(self) -> None:
+        """Relaxed: so it is if all of it came in one chunk."""
+        content = data_set(UID, LARGE)
+        sink = self.store().open(FileMeta(CT_IMAGE_STORAGE, UID, EXPLICIT))
+        sink.write([memoryview(content)])
+        sink.commit(may_block=False)
+        self.assertEqual(self.stored(), {NAME: content})
+
+    def test_lock_held_by_another_store(self) -> None:
+        """Relaxed: while another store of the same root has the names, a commit that may not block blocks."""
+        first, second = self.store(), self.store()
+        for content in (data_set(UID), data_set(UID, LARGE)):
+            sink = self.receive(first, content)
+            with second._names.held():
+                for _ in range(2):
+                    self.assertRaises(WouldBlock, sink.commit, may_block=False)
+                self.assertNotIn(NAME, self.files())
+            sink.commit(may_block=False)
+            self.assertEqual(self.stored(), {NAME: content})
+            (self.root / NAME).unlink()
+            for link in (self.root / BY_UID).glob("*/*"):
+                link.unlink()
+
+    def test_lock_held_by_a_thread(self) -> None:
+        """Relaxed: while a thread has the names, a commit that may not block does not wait for it."""
+        store = self.store()
+        held, release = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            with store._names.held():
+                held.set()
+                release.wait(60)
+
+        thread = threading.Thread(target=hold)
+        thread.start()
+        try:
+            held.wait(60)
+            sink = self.receive(store, data_set(UID))
+            self.assertRaises(WouldBlock, sink.commit, may_block=False)
+            discarded = self.receive(store, data_set(UID))
+            self.assertRaises(WouldBlock, discarded.commit, may_block=False)
+            discarded.discard()
+        finally:
+            release.set()
+            thread.join()
+        sink.commit(may_block=False)
+        self.assertEqual(self.stored(), {NAME: data_set(UID)})
+
+    def test_lock_that_fails(self) -> None:
+        """A lock that the system does not give is A700H, and the next who asks for it gets it."""
+        store = self.store()
+        flock = fcntl.flock
+
+        def fail(fd: int, operation: int) -> None:
+            if operation & fcntl.LOCK_EX:
+                raise OSError(errno.ENOLCK, "No locks available")
+            flock(fd, operation)
+
+        for may_block in (True, False):
+            sink = self.receive(store, data_set(UID))
+            patch = self.patch(fcntl, "flock", fail)
+            self.assertStatus(0xA700, sink.commit, may_block)
+            patch.restore()
+            self.assertEqual(self.files(), {})
+        self.keep(store, data_set(UID))
+        self.assertEqual(self.stored(), {NAME: data_set(UID)})
+
+    def test_waits_where_it_may(self) -> None:
+        """A commit that may block waits for the names, and then is done."""
+        first, second = self.store(), self.store()
+        sink = self.receive(first, data_set(UID))
+        asked = threading.Event()
+        flock = fcntl.flock
+
+        def note(fd: int, operation: int) -> None:
+            if operation == fcntl.LOCK_EX:
+                asked.set()
+            flock(fd, operation)
+
+        with second._names.held():
+            self.patch(fcntl, "flock", note)
+            thread = threading.Thread(target=sink.commit)
+            thread.start()
+            asked.wait(60)
+            self.assertNotIn(NAME, self.files())
+        thread.join(60)
+        self.assertEqual(self.stored(), {NAME: data_set(UID)})
+
+    def test_duplicate_in_another_study(self) -> None:
+        """Relaxed: a UID that is taken in another study would block, a registry that lies included."""
+        store = self.store()
+        self.keep(store, data_set(UID))
+        sink = self.receive(store, data_set(UID, study="1.2.11"))
+        self.assertRaises(WouldBlock, sink.commit, may_block=False)
+        (self.root / NAME).unlink()
+        self.assertRaises(WouldBlock, sink.commit, may_block=False)
+        sink.commit()
+        self.assertEqual(self.stored(), {f"1.2.11/1.2.20/{UID}.dcm": data_set(UID, study="1.2.11")})
 
     def test_duplicates(self) -> None:
         """Relaxed: a duplicate would block; committed again it ends as the policy has it."""
@@ -954,6 +1540,21 @@ class ManyAtOnceTests(Storing):
         self.assertEqual([getattr(error, "status", error) for error in raised], [0x0111] * 7)
         self.assertEqual(len(self.files()), 1)
 
+    def test_studies_of_one_object(self) -> None:
+        """Eight versions of one object in as many studies at once: one is the object, all are kept."""
+        for round_ in range(5):
+            for stores in (1, 2):
+                self.setUp()
+                shared = [self.store() for _ in range(stores)]
+                versions = [data_set(UID, study=f"1.2.1{number}") for number in range(self.THREADS)]
+                sinks = [
+                    self.receive(shared[number % stores], version) for number, version in enumerate(versions)
+                ]
+                self.assertEqual(self.run_at_once(sink.commit for sink in sinks), [], f"round {round_}")
+                stored = self.stored()
+                self.assertCountEqual(stored.values(), versions)
+                self.assertEqual(sum(not name.startswith("superseded/") for name in stored), 1)
+
     def test_receiving(self) -> None:
         """Eight threads that receive different objects into one store do not get in each other's way."""
         self.addCleanup(sys.setswitchinterval, sys.getswitchinterval())
@@ -965,7 +1566,7 @@ class ManyAtOnceTests(Storing):
             sinks = [store.open(FileMeta(CT_IMAGE_STORAGE, UID, EXPLICIT)) for _ in range(50)]
             start.wait()
             for sink in sinks:
-                sink.write([])
+                sink.write(views(LARGE + b"x", HEAD))
             for sink in sinks:
                 sink.discard()
 

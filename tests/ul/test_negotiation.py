@@ -26,7 +26,6 @@ from dicomtw.ul.items import (
     UserInformation,
 )
 from dicomtw.ul.negotiation import (
-    MAXIMUM_CONTEXTS,
     AcceptedContext,
     Acceptor,
     Agreement,
@@ -36,7 +35,7 @@ from dicomtw.ul.negotiation import (
     check_contexts,
     negotiate,
 )
-from dicomtw.ul.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RQ
+from dicomtw.ul.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RQ, MAXIMUM_CONTEXTS
 from tests.ul.recorders import modest
 
 IMPLICIT = uids.IMPLICIT_VR_LITTLE_ENDIAN
