@@ -11,8 +11,10 @@ from enum import Flag, auto
 from typing import Any, Protocol
 
 import attrs
+from twisted.internet import defer
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from dicomtw import ae_title, uids
 from dicomtw.dimse import status, writer
@@ -146,15 +148,15 @@ class Association:
             resolved = self._shell.resolve(decision.resolve)
             resolved.addCallbacks(
                 lambda addresses: self._decided(rq, self._entity.access.decide(requestor, addresses)),
-                lambda _: self._reject(TEMPORARY_CONGESTION, "the names of remotes cannot be resolved now"),
+                self._not_resolved,
             )
             resolved.addErrback(self.bug)
         else:
             self._decided(rq, decision)
 
     def _decided(self, rq: A_ASSOCIATE_RQ, decision: Decision) -> None:
-        if self.provider.state != State.Sta3:
-            return  # it left while its name was looked up
+        if self.provider.state != State.Sta3 or self.ended:
+            return  # it left, or was turned out, while its name was looked up
         if decision.rejection is not None:
             self._reject(decision.rejection, decision.why)
             return
@@ -184,6 +186,11 @@ class Association:
         self._reader = MessageReader(self.accepted, self)
         self._shell.associated()
         self.provider.associate_response(agreement.ac)
+
+    def _not_resolved(self, failure: Failure) -> None:
+        if not failure.check(defer.TimeoutError, defer.CancelledError):
+            self.log.failure("names of remotes cannot be resolved", failure)
+        self._reject(TEMPORARY_CONGESTION, "the names of remotes cannot be resolved now")
 
     def _reject(self, rejection: A_ASSOCIATE_RJ, why: str) -> None:
         if self.provider.state != State.Sta3:
@@ -328,7 +335,7 @@ class Association:
     def _gone(self, how: str) -> None:
         self.ended = self.ended or how
         self._drop_received()
-        self._queue.drop_waiting()
+        self.unfinished += self._queue.drop_waiting()
 
     def _drop_received(self) -> None:
         """Leave no trace of a message that will not become complete."""

@@ -22,6 +22,9 @@ _LAG: Final = 0.02
 _LAG_REMEMBERED: Final = 1.0
 _LAG_FACTOR: Final = 20
 
+#: A call that waits for the disk by intent may take so long, in seconds.
+_PATIENCE: Final = 10.0
+
 #: Removing more than this, in bytes, is left to a thread.
 _LARGE: Final = 1 << 20
 
@@ -35,14 +38,14 @@ class Disk:
     def __init__(self, in_thread: InThread[None]) -> None:
         self._in_thread = in_thread
         self._lags_until = 0.0
-        #: When the calls that are in threads now were made.
-        self._begun: dict[int, float] = {}
+        #: When the calls that are in threads now should be over.
+        self._deadlines: dict[int, float] = {}
         self._numbers = itertools.count()
 
     @property
     def busy(self) -> int:
         """Calls that threads are at."""
-        return len(self._begun)
+        return len(self._deadlines)
 
     @property
     def lags(self) -> bool:
@@ -50,8 +53,8 @@ class Disk:
         now = time.monotonic()
         if now < self._lags_until:
             return True
-        oldest = next(iter(self._begun.values()), now)
-        return now - oldest > _LAG_REMEMBERED  # a disk that hangs shows in no call that is over
+        # A disk that hangs shows in no call that is over.
+        return any(now > deadline for deadline in self._deadlines.values())
 
     def call(self, function: Callable[[], None]) -> None:
         """Call `function` here, and see how long it takes."""
@@ -63,16 +66,25 @@ class Disk:
 
     def call_in_thread(self, function: Callable[[], None], *, waits: bool = False) -> Deferred[None]:
         """Call `function` in a thread, and see how long it takes unless it `waits` for the disk by intent."""
-        number, started = next(self._numbers), time.monotonic()
-        self._begun[number] = started
+        number = next(self._numbers)
+        self._deadlines[number] = time.monotonic() + (_PATIENCE if waits else _LAG_REMEMBERED)
+        taken = 0.0  # by the call itself, however long it waited for a thread
+
+        def timed() -> None:
+            nonlocal taken
+            started = time.monotonic()
+            try:
+                function()
+            finally:
+                taken = time.monotonic() - started
 
         def over(result: Any) -> Any:
-            del self._begun[number]
+            del self._deadlines[number]
             if not waits:
-                self._took(time.monotonic() - started)
+                self._took(taken)
             return result
 
-        return self._in_thread(function).addBoth(over)
+        return self._in_thread(timed).addBoth(over)
 
     def _took(self, seconds: float) -> None:
         if seconds > _LAG:
@@ -84,7 +96,7 @@ class Feed:
     """Brings the fragments of one data set to its sink, in order.
 
     While writes wait for a thread, `busy` is called with True, and with False when they are done: pause the
-    peer between the two. What the sink raises, `commit` raises; fragments that come after it are dropped.
+    peer between the two. What the sink raises, `written` raises; fragments that come after it are dropped.
     """
 
     log = Logger()
@@ -115,7 +127,7 @@ class Feed:
         else:
             try:
                 self._disk.call(lambda: self.sink.write(fragments))
-            except Exception as refusal:  # `commit` raises it, whatever it is
+            except Exception as refusal:  # `written` raises it, whatever it is
                 self._refusal = refusal
 
     async def _write_in_thread(self) -> None:
@@ -123,26 +135,30 @@ class Feed:
             fragments, self._waiting = self._waiting, []
             try:
                 await self._disk.call_in_thread(functools.partial(self.sink.write, fragments))
-            except Exception as refusal:  # `commit` raises it, whatever it is
+            except Exception as refusal:  # `written` raises it, whatever it is
                 self._refusal = refusal
         self._waiting.clear()
         self._in_thread = False
         if self._discarded:
-            await self._disk.call_in_thread(self.sink.discard)
+            await self._disk.call_in_thread(self.sink.discard).addErrback(self._bug)
         self._busy(False)
         if self._drained is not None:
             self._drained.callback(None)
 
-    async def commit(self) -> None:
-        """Commit the sink when everything is written; raises its `DimseError`, or that of a write.
-
-        After that there is nothing to discard.
-        """
+    async def written(self) -> None:
+        """Wait until everything is written; raises what a write has raised."""
         if self._in_thread:
             self._drained = Deferred()
             await self._drained
         if self._refusal is not None:
             raise self._refusal
+
+    async def commit(self) -> None:
+        """Commit the sink, to which everything is written; raises its `DimseError`.
+
+        After that there is nothing to discard.
+        """
+        await self.written()
         if not self._disk.lags:
             try:
                 self._disk.call(lambda: self.sink.commit(may_block=False))

@@ -115,10 +115,12 @@ class OperationQueue:
         self._waiting.append(operation)
         self._perform_next()
 
-    def drop_waiting(self) -> None:
-        """Perform nothing more; what is being performed comes to its end."""
+    def drop_waiting(self) -> int:
+        """Perform nothing more, but for what is being performed; the number of requests dropped."""
+        dropped = len(self._waiting)
         while self._waiting:
             self._waiting.popleft().discard()
+        return dropped
 
     def _perform_next(self) -> None:
         if self._starting:
@@ -130,6 +132,8 @@ class OperationQueue:
             performed.addErrback(self._performer.bug)
         self._starting = False
         self._performer.waiting(len(self._waiting) >= _MAXIMUM_WAITING)
+        if not self.busy:
+            self._performer.all_performed()
 
     async def _perform(self, operation: Operation) -> None:
         comment = ""
@@ -137,6 +141,8 @@ class OperationQueue:
             if operation.refusal is not None:
                 raise operation.refusal
             assert operation.perform is not None
+            if operation.feed is not None:
+                await operation.feed.written()
             status = await operation.perform(operation)
         except DimseError as error:
             status, comment = error.status, error.comment
@@ -145,5 +151,3 @@ class OperationQueue:
             operation.discard()
         self._performer.performed(operation, status, comment)
         self._perform_next()
-        if not self.busy:
-            self._performer.all_performed()

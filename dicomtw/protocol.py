@@ -73,6 +73,7 @@ class DicomProtocol(Protocol):
         self._closing: IDelayedCall | None = None
         self._holds = Hold(0)
         self._last_activity = self._began = self.clock.seconds()
+        self._resolving: Deferred[frozenset[str]] | None = None
         self._socket: socket.socket | None = None
         self._tls = ""
         self._input_ended = False
@@ -118,6 +119,8 @@ class DicomProtocol(Protocol):
             self.provider.connection_closed()
         except Exception:
             self._bug()
+        if self._resolving is not None:
+            self._resolving.cancel()
         self._log_summary(reason)
         self._server.connection_ended(self)
 
@@ -158,6 +161,7 @@ class DicomProtocol(Protocol):
     def turn_out(self, why: str) -> None:
         """Close a connection that has no association."""
         self.association.ended = self.association.ended or why
+        self.provider.stop()
         self._close_transport()
 
     def start_artim(self) -> None:
@@ -193,7 +197,9 @@ class DicomProtocol(Protocol):
 
     def resolve(self, names: frozenset[str]) -> Deferred[frozenset[str]]:
         # Sta3 has no timer of its own: nothing but this can keep an answer waiting.
-        return self._server.resolve(names).addTimeout(self._server.limits.artim_timeout, self.clock)
+        resolved = self._server.resolve(names).addTimeout(self._server.limits.artim_timeout, self.clock)
+        self._resolving = resolved
+        return resolved
 
     def hold(self, reason: Hold, held: bool) -> None:
         was_held = bool(self._holds)

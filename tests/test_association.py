@@ -673,11 +673,18 @@ class SlowDisk:
         self.kept_reactor = 0.0
         self.calls = 0
         self._in_thread = False
+        self._seconds_in_thread = 0.0
+
+    def monotonic(self) -> float:
+        """The time as it is seen here, or in the thread."""
+        return self.clock.seconds() + self._seconds_in_thread
 
     def touch(self) -> None:
         """What a call into a sink does."""
         self.calls += 1
-        if not self._in_thread:
+        if self._in_thread:
+            self._seconds_in_thread += self.seconds
+        else:
             self.kept_reactor += self.seconds
             self.clock.rightNow += self.seconds
 
@@ -688,6 +695,7 @@ class SlowDisk:
             self._in_thread = True
             function()
             self._in_thread = False
+            self._seconds_in_thread = 0.0
 
         return deferLater(self.clock, self.seconds, call)
 
@@ -724,7 +732,7 @@ class SlowDiskTests(AssociationTestCase):
         """
         clock = self.server.clock
         slow = SlowDisk(clock, seconds)
-        self.patch(feed, "time", SimpleNamespace(monotonic=clock.seconds))
+        self.patch(feed, "time", SimpleNamespace(monotonic=slow.monotonic))
         self.patch(self.store, "open", lambda meta: SlowSink(self.store, meta, slow))
         entity = self.server.factory.entity
         self.server.factory.entity = attrs.evolve(entity, disk=Disk(slow.in_thread))
