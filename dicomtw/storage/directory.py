@@ -13,6 +13,7 @@ import fcntl
 import itertools
 import os
 import secrets
+import stat
 import threading
 from collections.abc import Iterator, Sequence
 from enum import Enum
@@ -22,7 +23,7 @@ from typing import Final
 from dicomtw import uids
 from dicomtw.errors import DimseError
 from dicomtw.storage import WouldBlock, header, part10
-from dicomtw.storage.locations import Locations, directory_names
+from dicomtw.storage.locations import Locations
 from dicomtw.storage.part10 import FileMeta
 
 # Statuses of PS3.4 Table B.2-1 and PS3.7 Annex C, spelled out: this layer stands below `dimse`.
@@ -35,6 +36,10 @@ _INVALID_SOP_INSTANCE: Final = 0x0117
 #: Inside the store: what is being received, and earlier versions of what was replaced.
 INCOMING: Final = ".incoming"
 SUPERSEDED: Final = "superseded"
+
+#: Directories of objects whose data set has no valid Study or Series Instance UID.
+UNKNOWN_STUDY: Final = "unknown-study"
+UNKNOWN_SERIES: Final = "unknown-series"
 
 _NAMING = frozenset(
     {header.SOP_CLASS_UID, header.SOP_INSTANCE_UID, header.STUDY_INSTANCE_UID, header.SERIES_INSTANCE_UID}
@@ -151,36 +156,44 @@ class DirectoryStore:
         """
         directory = self.root / study / series
         final = directory / f"{sop_instance_uid}.dcm"
-        self._make_directory(directory)
         while True:
             with self._names.held(may_block):
-                if os.path.lexists(final):
-                    earlier: Path | None = final
-                elif may_block:
-                    earlier = self._locations.find(sop_instance_uid)
-                elif self._locations.is_registered(sop_instance_uid):
-                    raise WouldBlock
-                else:
-                    earlier = None
-                if earlier is None:
-                    self._locations.put(sop_instance_uid, temporary)
+                earlier, there = self._find(final, sop_instance_uid)
+                if there is None and self._is_made(directory):
                     os.rename(temporary, final)
+                    self._locations.put(sop_instance_uid, final)
                     break
-                there = os.stat(earlier, follow_symlinks=False)
+            if there is None:
+                self._make_directory(directory)
+                continue
             if not may_block:
                 raise WouldBlock
-            if self._on_duplicate is OnDuplicate.KEEP or _same_object(temporary, earlier):
-                if self.strict:
-                    _sync(earlier)  # it may have been stored relaxed
-                os.unlink(temporary)
-                directory = earlier.parent
-                break
+            if not stat.S_ISREG(there.st_mode):
+                raise FileExistsError(errno.EEXIST, "what has the object's name is no file")
+            try:
+                if self._on_duplicate is OnDuplicate.KEEP or _same_object(temporary, earlier):
+                    if self.strict:
+                        _sync(earlier)  # it may have been stored relaxed
+                        _sync(earlier.parent)
+                    os.unlink(temporary)
+                    return
+            except FileNotFoundError:
+                continue  # moved meanwhile
             if self._on_duplicate is OnDuplicate.REFUSE:
                 raise DimseError(_DUPLICATE_SOP_INSTANCE, "SOP instance stored before with other content")
             if self._replace(temporary, final, earlier, there):
                 return
         if self.strict:
             _sync(directory)
+
+    def _find(self, final: Path, sop_instance_uid: str) -> tuple[Path, os.stat_result | None]:
+        """Where the object of this UID is, and what is there: `final` and None if it is not stored."""
+        there = _stat(final)
+        if there is None:
+            elsewhere = self._locations.find(sop_instance_uid)
+            if elsewhere is not None:
+                return elsewhere, _stat(elsewhere)
+        return final, there
 
     def _replace(self, temporary: Path, final: Path, earlier: Path, there: os.stat_result) -> bool:
         """Let `temporary` take the name, and keep the earlier version under ``superseded``.
@@ -189,6 +202,7 @@ class DirectoryStore:
         """
         directory = self.root / SUPERSEDED / earlier.parent.relative_to(self.root)
         self._make_directory(directory)
+        self._make_directory(final.parent)
         kept = directory / f"{final.stem}.{there.st_mtime_ns}-{secrets.token_hex(2)}.dcm"
         with self._names.held():
             now = _stat(earlier)
@@ -215,12 +229,24 @@ class DirectoryStore:
                 raise
             self._locations.put(final.stem, final)
             if earlier != final:
-                os.unlink(earlier)  # the same UID in another series: one UID is one object
+                self._leave(earlier)
         return True
+
+    def _leave(self, earlier: Path) -> None:
+        """Remove the name that an object had in another series; it is stored whether this succeeds or not."""
+        with contextlib.suppress(OSError):
+            os.unlink(earlier)
+            if self.strict:
+                _sync(earlier.parent)
+            os.rmdir(earlier.parent)  # if it was the last one there
+            os.rmdir(earlier.parent.parent)
+
+    def _is_made(self, directory: Path) -> bool:
+        return directory in self._directories and directory.is_dir()
 
     def _make_directory(self, directory: Path) -> None:
         """A directory below the root, with the names that lead to it on stable storage."""
-        if directory in self._directories and directory.is_dir():
+        if self._is_made(directory):
             return
         path = self.root
         for name in directory.relative_to(self.root).parts:
@@ -310,6 +336,8 @@ class DirectorySink:
                 _write_all(self._fd, [*beginning, *fragments])
             except OSError as error:
                 raise self._failure(error) from error
+            for fragment in fragments:
+                self._head += fragment[: _HEAD - len(self._head)]
         self._size += length
 
     def commit(self, may_block: bool = True) -> None:
@@ -374,7 +402,12 @@ class DirectorySink:
             raise DimseError(_DOES_NOT_MATCH, "SOP Instance UID differs from the command's")
         if header.uid_value(found.get(header.SOP_CLASS_UID)) != meta.sop_class_uid:
             raise DimseError(_DOES_NOT_MATCH, "SOP Class UID differs from the command's")
-        return directory_names(found)
+        study = header.uid_value(found.get(header.STUDY_INSTANCE_UID))
+        series = header.uid_value(found.get(header.SERIES_INSTANCE_UID))
+        return (
+            study if uids.is_valid_uid(study) else UNKNOWN_STUDY,
+            series if uids.is_valid_uid(series) else UNKNOWN_SERIES,
+        )
 
 
 def _write_all(fd: int, buffers: list[bytes | memoryview]) -> None:
@@ -427,7 +460,7 @@ def _open_no_link(path: str, flags: int) -> int:
 
 
 def _sync(path: Path) -> None:
-    """Force a file, or the names in a directory, to stable storage."""
+    """Force a file, or the names in a directory, to stable storage; an operator may have linked either."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(fd)

@@ -181,11 +181,14 @@ def find_naming_elements(
     """
     try:
         return find_elements(read_at, transfer_syntax, wanted, head, size)
-    except UnreadableDataSet as fault:
+    except UnreadableDataSet:
         try:
-            return find_elements(read_at, uids.IMPLICIT_VR_LITTLE_ENDIAN, wanted, head, size)
+            found = find_elements(read_at, uids.IMPLICIT_VR_LITTLE_ENDIAN, wanted, head, size)
         except UnreadableDataSet:
-            raise fault from None
+            found = {}
+        if SOP_INSTANCE_UID not in found:
+            raise
+        return found
 
 
 def uid_value(value: bytes | None) -> str:

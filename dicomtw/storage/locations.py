@@ -1,8 +1,8 @@
 """Where each SOP instance is, by its UID: one UID is one object, whatever study it claims to be of.
 
-A registered object has a second name, ``.by-uid/<two digits>/<UID>``: a hard link, which costs no more than a
-directory entry. The registry is a hint and never the truth: it is not synced, what it says is checked against
-the files, and a file system without hard links has none.
+``.by-uid/<two digits>/<UID>`` is a symbolic link to the object's file. The registry is a hint and never the
+truth: it is not synced, a link that leads nowhere counts as none, and without one nothing is lost but the
+knowledge that a UID is taken in another study.
 """
 
 from __future__ import annotations
@@ -11,29 +11,12 @@ import contextlib
 import os
 import zlib
 from pathlib import Path
-
-from dicomtw import uids
-from dicomtw.storage import header, part10
+from typing import Final
 
 #: Inside the store.
-BY_UID = ".by-uid"
+BY_UID: Final = ".by-uid"
 
-_SERIES = frozenset({header.STUDY_INSTANCE_UID, header.SERIES_INSTANCE_UID})
-_HEAD = 65536
-
-#: Directories of objects whose data set has no valid Study or Series Instance UID.
-UNKNOWN_STUDY = "unknown-study"
-UNKNOWN_SERIES = "unknown-series"
-
-
-def directory_names(elements: dict[int, bytes]) -> tuple[str, str]:
-    """The names of the study's and the series' directory, from the elements of a data set."""
-    study = header.uid_value(elements.get(header.STUDY_INSTANCE_UID))
-    series = header.uid_value(elements.get(header.SERIES_INSTANCE_UID))
-    return (
-        study if uids.is_valid_uid(study) else UNKNOWN_STUDY,
-        series if uids.is_valid_uid(series) else UNKNOWN_SERIES,
-    )
+_BUCKETS = 256
 
 
 class Locations:
@@ -46,53 +29,32 @@ class Locations:
     def prepare(self) -> None:
         """Make the directories; raises `OSError`."""
         self._directory.mkdir(mode=0o700, exist_ok=True)
-        for number in range(256):
+        for number in range(_BUCKETS):
             (self._directory / f"{number:02x}").mkdir(mode=0o700, exist_ok=True)
 
     def _link(self, sop_instance_uid: str) -> Path:
-        bucket = zlib.crc32(sop_instance_uid.encode()) & 0xFF
+        bucket = zlib.crc32(sop_instance_uid.encode()) % _BUCKETS
         return self._directory / f"{bucket:02x}" / sop_instance_uid
-
-    def is_registered(self, sop_instance_uid: str) -> bool:
-        """Whether `find` has anything to look at."""
-        return os.path.lexists(self._link(sop_instance_uid))
 
     def find(self, sop_instance_uid: str) -> Path | None:
         """The file of an object that is stored, wherever it is; None if the UID is not known to be taken."""
         link = self._link(sop_instance_uid)
         try:
-            there = os.stat(link, follow_symlinks=False)
-        except FileNotFoundError:
+            target = os.readlink(link)
+        except OSError:
             return None
-        if there.st_nlink > 1:
-            path = self._path_of(link, sop_instance_uid)
-            if path is not None and os.path.lexists(path) and os.path.samefile(path, link):
-                return path
-        os.unlink(link)  # its object has been removed or moved by hand
-        return None
+        parts = Path(target).parts[2:]  # behind "../.."
+        path = self._root.joinpath(*parts)
+        is_ours = len(parts) == 3 and ".." not in parts and parts[-1] == f"{sop_instance_uid}.dcm"
+        return path if is_ours and os.path.lexists(path) else None
 
-    def _path_of(self, link: Path, sop_instance_uid: str) -> Path | None:
-        """The name that the object behind `link` has got by its own study and series."""
-        with open(link, "rb") as file:
-            head = file.read(_HEAD)
-            try:
-                meta = part10.read_head(head)
-                size = os.fstat(file.fileno()).st_size - meta.data_set_offset
-
-                def read_at(offset: int, length: int) -> bytes:
-                    return os.pread(file.fileno(), length, meta.data_set_offset + offset)
-
-                data_set = head[meta.data_set_offset :]
-                elements = header.find_naming_elements(
-                    read_at, meta.transfer_syntax_uid, _SERIES, data_set, size
-                )
-            except (ValueError, header.UnreadableDataSet):
-                return None
-        return self._root.joinpath(*directory_names(elements), f"{sop_instance_uid}.dcm")
-
-    def put(self, sop_instance_uid: str, file: Path) -> None:
-        """Register `file`, which has or will have the object's name, and nothing else for its UID."""
+    def put(self, sop_instance_uid: str, path: Path) -> None:
+        """Register that the object is at `path`, instead of where it was before."""
         link = self._link(sop_instance_uid)
+        target = Path("..", "..", *path.relative_to(self._root).parts)
         with contextlib.suppress(OSError):
-            link.unlink(missing_ok=True)
-            os.link(file, link)
+            try:
+                os.symlink(target, link)
+            except FileExistsError:
+                os.unlink(link)
+                os.symlink(target, link)

@@ -146,7 +146,7 @@ class PresentationContextRQ:
         context_id = cursor.u8()
         cursor.skip(3)
         abstract_syntaxes, transfer_syntaxes = [], []
-        for item_type, item in cursor.items(MAXIMUM_TRANSFER_SYNTAXES):
+        for item_type, item in cursor.items(MAXIMUM_TRANSFER_SYNTAXES + 1):
             if item_type == 0x30:
                 abstract_syntaxes.append(item.uid(item.remaining))
             elif item_type == 0x40:
@@ -412,12 +412,15 @@ class UserInformation:
                 continue
             sub_item = item_class.decode(item)
             item.finish()
-            # There is one of each, or one for each SOP class where it names one (PS3.7 D.3.3.4 to 6).
-            subject = item_type, getattr(sub_item, "sop_class_uid", None)
-            if subject in once:
+            # There is one of each, or one for each SOP class where it names one (PS3.7 D.3.3.4 to 6). DCMTK
+            # sends role selection for each context of a SOP class again; the first one counts.
+            sop_class_uid = getattr(sub_item, "sop_class_uid", None)
+            subject = item_type, sop_class_uid
+            if subject not in once:
+                once.add(subject)
+                sub_items.append(sub_item)
+            elif sop_class_uid is None:
                 raise ProtocolError(f"{item.name} appears twice")
-            once.add(subject)
-            sub_items.append(sub_item)
         return cls(tuple(sub_items))
 
     def all(self, item_class: type[T]) -> tuple[T, ...]:
