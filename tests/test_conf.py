@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import shutil
 import socket
 import subprocess
 import sys
@@ -14,7 +13,7 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from dicomtw.config import Remote, Server, configure, settings_of
-from tests.interop.peers import missing, run
+from tests.interop.peers import missing, program, run
 from tests.interop.twistd import (
     CHECKOUT,
     TWISTD,
@@ -155,7 +154,7 @@ class SystemdTests(SynchronousTestCase):
             text = (CONF / name).read_text("utf-8").replace("/opt/dicomtw/bin/twistd", sys.executable)
             (directory / name).write_text(text, "utf-8")
         done = subprocess.run(
-            ["systemd-analyze", "verify", *map(str, directory.iterdir())],
+            [program("systemd-analyze"), "verify", *map(str, directory.iterdir())],
             capture_output=True,
             text=True,
             timeout=60,
@@ -179,7 +178,11 @@ class HaproxyTests(SynchronousTestCase):
     def test_is_valid(self) -> None:
         """``haproxy -c`` accepts it, without a warning."""
         done = subprocess.run(
-            ["haproxy", "-c", "-f", str(self.path)], capture_output=True, text=True, timeout=60, check=False
+            [program("haproxy"), "-c", "-f", str(self.path)],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
         )
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertNotIn("WARNING", done.stderr)
@@ -202,7 +205,7 @@ class HaproxyTests(SynchronousTestCase):
         (command,) = re.findall(r"^#\s+twistd -n (dicom .*)$", text, re.MULTILINE)
         server = Running(self, [*TWISTD, "-n", "--pidfile=", *shlex.split(command)], directory)
         server.wait_for(READY)
-        proxy = Running(self, [str(shutil.which("haproxy")), "-db", "-f", "haproxy.cfg"], directory)
+        proxy = Running(self, [program("haproxy"), "-db", "-f", "haproxy.cfg"], directory)
 
         def listens() -> bool:
             self.assertIsNone(proxy.process.poll(), proxy.log)

@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from twisted.trial.unittest import SynchronousTestCase
+from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 
 class CasesTestCase(SynchronousTestCase):
@@ -17,6 +17,8 @@ class CasesTestCase(SynchronousTestCase):
         """One row of a table: its failure is told with `what` it is, when the test has ended."""
         try:
             yield
+        except SkipTest:
+            raise
         except Exception as error:
             if not hasattr(self, "_failed_cases"):
                 self._failed_cases: list[str] = []

@@ -18,7 +18,7 @@ from pathlib import Path
 from dicomtw.testing import message
 from dicomtw.ul.pdu import A_ABORT, A_ASSOCIATE_AC
 from tests.interop.cases import CasesTestCase
-from tests.interop.peers import missing
+from tests.interop.peers import missing, program
 from tests.interop.scu import CT_IMPLICIT, Closed, Scu, c_store_rq, ct_data_set
 from tests.interop.twistd import (
     PATIENCE,
@@ -94,8 +94,8 @@ class BadOptionsTests(CasesTestCase):
             (["-tls", "--tls-cert=missing.pem"], ["tls-cert", "missing.pem", "No such file"]),
             (["-tls", "--tls-cert=file"], ["tls-cert", "file"]),
             (["-tls", "--tls-verify=required"], ["tls-verify", "tls-ca"]),
-            (["--store=file"], ["store", "file", "Not a directory"]),
-            (["--store=file/below"], ["store", "file/below", "Not a directory"]),
+            (["--store=file", "--port=0"], ["store", "file", "Not a directory"]),
+            (["--store=file/below", "--port=0"], ["store", "file/below", "Not a directory"]),
             (["--remote=ROOM1"], ["--remote", "AET@HOST:PORT"]),
             (["--remote=ROOM1@host:104,nonsense"], ["--remote", "no-version", "'nonsense'"]),
             (["--remote=ROOM1@host:104000"], ["--remote", "65535"]),
@@ -174,7 +174,7 @@ class BadOptionsTests(CasesTestCase):
         if is_root():
             if missing("setpriv"):
                 self.skipTest("setpriv, to start without the right to low ports, is not installed")
-            command = ("setpriv", "--bounding-set=-net_bind_service", *command)
+            command = (program("setpriv"), "--bounding-set=-net_bind_service", *command)
         ended = subprocess.run(
             [*command, "dicom", "--port=104", "--interface=127.0.0.1"],
             cwd=temporary_directory(self),
@@ -419,7 +419,7 @@ class StartTests(CasesTestCase):
             f"listen dicom\n bind 127.0.0.1:{port}\n server it 127.0.0.1:{server.port} send-proxy-v2\n"
         )
         with subprocess.Popen(
-            ["haproxy", "-db", "-f", config], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            [program("haproxy"), "-db", "-f", config], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         ) as haproxy:
             try:
                 wait_until(lambda: socket_opens(port), "HAProxy listens")
@@ -510,7 +510,7 @@ class StopTests(CasesTestCase):
     """The first SIGTERM lets the present associations finish, the second does not."""
 
     def setUp(self) -> None:
-        self.data_set = ct_data_set("1.2.3", b"\1" * 100_000)
+        self.data_set = ct_data_set("1.2.3", b"\1" * 200_000)
         self.message = b"".join(message(1, c_store_rq("1.2.3"), self.data_set))
 
     def _storing(self, server: Twistd) -> Scu:
@@ -518,7 +518,7 @@ class StopTests(CasesTestCase):
         scu = Scu(server.address)
         self.addCleanup(scu.close)
         scu.associate(CT_IMPLICIT)
-        scu.send(self.message[:50_000])
+        scu.send(self.message[:100_000])
         wait_until(lambda: list((server.store / ".incoming").iterdir()), "the object is begun")
         server.signal(signal.SIGTERM)
         server.wait_for_log("waiting for 1 association")
@@ -533,7 +533,7 @@ class StopTests(CasesTestCase):
         self.assertRaises((Closed, OSError), idle.associate)
         idle.close()
         self.assertIsNone(server.process.poll())
-        scu.send(self.message[50_000:])
+        scu.send(self.message[100_000:])
         answer = scu.receive()
         self.assertEqual(answer.status, 0)  # type: ignore[union-attr]
         scu.release()
@@ -621,6 +621,8 @@ class LogTests(CasesTestCase):
                 "failures": {"A900H": 1},
                 "bytes": 2 * len(data_set),
                 "odd_lengths": False,
+                "lax_uids": False,
+                "unfinished": 0,
                 "ended": "released",
             },
         )
