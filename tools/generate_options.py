@@ -61,7 +61,7 @@ times, or as a ``[[remote]]`` table. An IPv6 address stands in brackets.
 
 def _value(value: Any) -> str:
     """A default as the TOML file writes it; empty if there is none."""
-    if value is None or value in ("", (), False):
+    if value is None or value is attrs.NOTHING or value in ("", (), False):
         return ""
     if isinstance(value, float) and value.is_integer():
         value = int(value)

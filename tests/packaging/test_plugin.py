@@ -69,7 +69,8 @@ class WheelTests(SynchronousTestCase):
         expected = {
             str(path.relative_to(CHECKOUT)) for path in (CHECKOUT / "dicomtw").rglob("*.py") if path.is_file()
         }
-        self.assertEqual(code, expected | {"dicomtw/py.typed", "twisted/plugins/dicomtw_plugin.py"})
+        data = {"dicomtw/py.typed", "dicomtw/security/ffdhe3072.pem"}
+        self.assertEqual(code, expected | data | {"twisted/plugins/dicomtw_plugin.py"})
         self.assertTrue(any(name.startswith(info) and name.endswith("LICENSE") for name in names))
         self.assertEqual(HeaderParser().parsestr(metadata)["Version"], dicomtw.__version__)
 
