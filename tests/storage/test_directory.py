@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import io
 import os
+import shutil
 import stat
 import sys
 import threading
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -104,21 +106,28 @@ class Storing(SynchronousTestCase):
         self.receive(store, content, *args, **kwargs).commit()
 
     def files(self) -> dict[str, bytes]:
-        """Every file in the store, but for locks at its top, by its path.
-
-        A name that the registry of UIDs has counts only if it is the only one that its file has.
-        """
+        """Every file in the store, by its path, but for the locks at its top and what the registry has."""
         return {
             str(path.relative_to(self.root)): path.read_bytes()
             for path in sorted(self.root.rglob("*"))
             if path.is_file()
             and not (path.parent == self.root and path.name.startswith("."))
-            and not (BY_UID in path.parts and path.stat().st_nlink > 1)
+            and path.relative_to(self.root).parts[0] != BY_UID
         }
 
-    def registered(self) -> list[str]:
-        """The UIDs that are registered."""
-        return sorted(path.name for path in (self.root / BY_UID).glob("*/*"))
+    def registered(self) -> dict[str, str]:
+        """Where the registry says that each UID is: what its links say, whether they lead anywhere or not."""
+        return {path.name: os.readlink(path) for path in sorted((self.root / BY_UID).glob("*/*"))}
+
+    def directories(self) -> list[str]:
+        """The directories of studies and of series."""
+        return sorted(
+            str(path.relative_to(self.root))
+            for pattern in ("*", "*/*")
+            for path in self.root.glob(pattern)
+            if path.is_dir()
+            and path.relative_to(self.root).parts[0] not in (BY_UID, ".incoming", "superseded")
+        )
 
     def stored(self) -> dict[str, bytes]:
         """Every data set in the store, by its file's path."""
@@ -728,19 +737,21 @@ class FaultTests(Storing):
             self.assertEqual(self.files(), before)
 
     def test_earlier_copy_elsewhere_cannot_be_removed(self) -> None:
-        """If the earlier copy in another series cannot be removed, A700H means that nothing changed."""
-        store = self.store()
-        self.keep(store, data_set(UID))
-        before = self.files()
-        sink = self.receive(store, data_set(UID, series="1.2.21"))
-        patch = self.failing("unlink", errno.EIO, lambda path, *_: str(path).endswith(NAME))
-        try:
+        """If the earlier copy in another series cannot be removed, the new one is stored all the same."""
+        for durability in Durability:
+            self.setUp()
+            store = self.store(durability)
+            one, other = data_set(UID), data_set(UID, series="1.2.21")
+            self.keep(store, one)
+            sink = self.receive(store, other)
+            patch = self.failing("unlink", errno.EIO, lambda path, *_: str(path).endswith(NAME))
             sink.commit()
-        except DimseError:
             patch.restore()
-            self.assertEqual(self.files(), before)
-        else:
-            self.assertIn(f"1.2.10/1.2.21/{UID}.dcm", self.files())
+            stored = self.stored()
+            self.assertEqual(stored.pop(f"1.2.10/1.2.21/{UID}.dcm"), other)
+            self.assertEqual(stored.pop(NAME), one)
+            self.assertEqual(list(stored.values()), [one])  # superseded
+            self.assertEqual(self.registered(), {UID: f"../../1.2.10/1.2.21/{UID}.dcm"})
 
     def test_new_object_not_named(self) -> None:
         """A new object that cannot be named leaves no trace, in the registry neither."""
@@ -752,7 +763,7 @@ class FaultTests(Storing):
                 self.assertStatus(0xA700, self.receive(store, content).commit)
                 patch.restore()
                 self.assertEqual(self.files(), {})
-                self.assertEqual(self.registered(), [])
+                self.assertEqual(self.registered(), {})
 
     def test_killed_before_the_name(self) -> None:
         """What was not named when the process died is gone after the next start."""
@@ -767,17 +778,6 @@ class FaultTests(Storing):
         store.close()
         self.store()
         self.assertEqual(self.files(), {})
-
-    def test_no_registry(self) -> None:
-        """On a file system that makes no second name, objects are stored all the same."""
-        store = self.store()
-        for number in (errno.EMLINK, errno.EPERM, errno.EOPNOTSUPP):
-            instance = f"1.2.30.{number}"
-            patch = self.failing("link", number)
-            self.keep(store, data_set(instance), instance)
-            patch.restore()
-            self.assertEqual(self.stored()[f"1.2.10/1.2.20/{instance}.dcm"], data_set(instance))
-        self.assertEqual(self.registered(), [])
 
     def test_failed_sync_is_final(self) -> None:
         """After EIO from fdatasync nothing is retried on that descriptor; a new attempt succeeds."""
@@ -872,6 +872,8 @@ class FaultTests(Storing):
                 (self.root / NAME).parent.mkdir(parents=True)
                 make(self.root / NAME)
                 self.assertStatus(0xA700, self.receive(store, data_set(UID)).commit)
+                self.assertEqual(self.files(), {})
+                self.assertFalse((self.root / NAME).is_file())
 
 
 class DuplicateTests(Storing):
@@ -973,15 +975,20 @@ class DuplicateTests(Storing):
         self.assertEqual(list(files.values()), [b"junk"])
 
     def test_no_file_in_the_way(self) -> None:
-        """A device of that name is not the same object."""
-        store = self.store(RELAXED, OnDuplicate.REFUSE)
-        (self.root / NAME).parent.mkdir(parents=True)
-        try:
-            os.mknod(self.root / NAME, 0o600 | stat.S_IFCHR, os.makedev(1, 3))
-            os.close(os.open(self.root / NAME, os.O_RDONLY))
-        except OSError:
-            self.skipTest("may make no device here")
-        self.assertStatus(0x0111, self.receive(store, data_set(UID)).commit)
+        """A pipe or a device of that name is not opened and not replaced: the object costs A700H."""
+        for policy in OnDuplicate:
+            for kind in (stat.S_IFIFO, stat.S_IFCHR):
+                self.setUp()
+                store = self.store(RELAXED, policy)
+                (self.root / NAME).parent.mkdir(parents=True)
+                try:
+                    os.mknod(self.root / NAME, 0o600 | kind, os.makedev(1, 3))
+                except OSError:
+                    continue  # may make no device here
+                error = self.assertStatus(0xA700, self.receive(store, data_set(UID)).commit)
+                self.assertEqual(error.comment, os.strerror(errno.EEXIST))
+                self.assertEqual(stat.S_IFMT((self.root / NAME).lstat().st_mode), kind)
+                self.assertEqual(self.files(), {})
 
 
 class OneUIDTests(Storing):
@@ -1013,7 +1020,7 @@ class OneUIDTests(Storing):
                     ((name, earlier),) = stored.items()
                     self.assertTrue(name.startswith(f"superseded/{self.place_of(**one)[:-4]}."), name)
                     self.assertEqual(earlier, first)
-                    self.assertEqual(self.registered(), [UID])
+                    self.assertEqual(self.registered(), {UID: f"../../{self.place_of(**other)}"})
 
     def test_back_and_forth(self) -> None:
         """However often an object changes its study, there is one, and every version is kept."""
@@ -1024,6 +1031,8 @@ class OneUIDTests(Storing):
         stored = self.stored()
         self.assertEqual(stored.pop(self.place_of()), versions[-1])
         self.assertEqual({name.split("/")[0] for name in stored}, {"superseded"})
+        self.assertEqual(self.registered(), {UID: f"../../{self.place_of()}"})
+        self.assertEqual(self.directories(), ["1.2.10", "1.2.10/1.2.20"])
         self.assertCountEqual(stored.values(), versions[:-1])
 
     def test_keep(self) -> None:
@@ -1089,37 +1098,220 @@ class OneUIDTests(Storing):
             self.keep(store, data_set(UID, study="1.2.11"))
             other = data_set(UID, study="1.2.11")
             self.assertEqual(self.stored(), {self.place_of("1.2.11"): other})
+            self.assertEqual(self.registered(), {UID: f"../../{self.place_of('1.2.11')}"})
             self.assertEqual((self.place / "moved").stat().st_nlink, 1)
             (self.root / self.place_of("1.2.11")).unlink()
             self.keep(store, data_set(UID))
             self.assertEqual(self.stored(), {NAME: data_set(UID)})
 
-    def test_another_file_in_its_place(self) -> None:
-        """A registry that tells of another file than has the name is not believed."""
-        store = self.store(RELAXED, OnDuplicate.REFUSE)
-        self.keep(store, data_set(UID))
-        (self.root / NAME).rename(self.place / "moved")
-        (self.root / NAME).write_bytes(b"of somebody")
-        self.keep(store, data_set(UID, study="1.2.11"))
-        files = self.files()
-        self.assertEqual(files.pop(NAME), b"of somebody")
-        self.assertEqual(list(files), [self.place_of("1.2.11")])
+    def test_not_parsed(self) -> None:
+        """A file that has a registered object's name is the object, whatever became of its content."""
+        junk = FileMeta("1.2", "1.3", EXPLICIT).encode() + b"junk"
+        for spoilt in (b"", b"junk", b"of somebody", bytes(128) + b"DICM", junk):
+            for policy in OnDuplicate:
+                for anew in (False, True):
+                    self.setUp()
+                    store = self.store(RELAXED, policy)
+                    self.keep(store, data_set(UID))
+                    if anew:
+                        (self.root / NAME).unlink()
+                    (self.root / NAME).write_bytes(spoilt)
+                    sink = self.receive(store, data_set(UID, study="1.2.11"))
+                    if policy is OnDuplicate.REFUSE:
+                        self.assertStatus(0x0111, sink.commit)
+                    else:
+                        sink.commit()
+                    files = self.files()
+                    if policy is OnDuplicate.REPLACE:
+                        self.assertIn(self.place_of("1.2.11"), files)
+                        del files[self.place_of("1.2.11")]
+                        self.assertEqual(list(files.values()), [spoilt])
+                        self.assertTrue(next(iter(files)).startswith(f"superseded/1.2.10/1.2.20/{UID}."))
+                    else:
+                        self.assertEqual(files, {NAME: spoilt})
 
-    def test_spoilt_by_hand(self) -> None:
-        """A registered file that is no DICOM file any more is no duplicate in another study."""
-        for spoilt in (
-            b"",
-            b"junk",
-            bytes(128) + b"DICM",
-            FileMeta("1.2", "1.3", EXPLICIT).encode() + b"junk",
+    def test_no_file_elsewhere(self) -> None:
+        """What is no file at a registered place is neither followed nor replaced: the object is A700H."""
+        makers: tuple[Callable[[Path], Any], ...] = (
+            Path.mkdir,
+            lambda path: path.symlink_to("nowhere"),
+            os.mkfifo,
+        )
+        for policy in OnDuplicate:
+            for make in makers:
+                self.setUp()
+                store = self.store(RELAXED, policy)
+                self.keep(store, data_set(UID))
+                (self.root / NAME).unlink()
+                make(self.root / NAME)
+                self.assertStatus(0xA700, self.receive(store, data_set(UID, study="1.2.11")).commit)
+                self.assertEqual(self.files(), {})
+                self.assertEqual(self.directories()[:2], ["1.2.10", "1.2.10/1.2.20"])
+                self.assertNotIn("1.2.11", self.directories())
+
+    def test_directories_only_for_objects(self) -> None:
+        """What is not stored makes no directory: refused, kept, the same, or put off as it would block."""
+        same = data_set(UID)
+        for policy, content in (
+            (OnDuplicate.KEEP, data_set(UID, study="1.2.11")),
+            (OnDuplicate.REFUSE, data_set(UID, study="1.2.11")),
+            (OnDuplicate.REPLACE, same),
         ):
             self.setUp()
-            store = self.store(RELAXED, OnDuplicate.REFUSE)
+            store = self.store(RELAXED, policy)
+            self.keep(store, same)
+            sink = self.receive(store, content)
+            self.assertRaises(WouldBlock, sink.commit, may_block=False)
+            with contextlib.suppress(DimseError):
+                sink.commit()
+            self.assertEqual(self.directories(), ["1.2.10", "1.2.10/1.2.20"])
+            self.assertEqual(list((self.root / "superseded").iterdir()), [])
+            self.assertEqual(self.stored(), {NAME: same})
+
+    def test_directories_left(self) -> None:
+        """An object that goes elsewhere takes its directories away if it was the last one there, not else."""
+        for durability in Durability:
+            for beside, left in (
+                (None, ["1.2.11", "1.2.11/1.2.20"]),
+                ({"series": "1.2.21"}, ["1.2.10", "1.2.10/1.2.21", "1.2.11", "1.2.11/1.2.20"]),
+                ({}, ["1.2.10", "1.2.10/1.2.20", "1.2.11", "1.2.11/1.2.20"]),
+            ):
+                self.setUp()
+                store = self.store(durability)
+                self.keep(store, data_set(UID))
+                if beside is not None:
+                    self.keep(store, data_set("1.2.31", **beside), "1.2.31")
+                self.keep(store, data_set(UID, study="1.2.11"))
+                self.assertEqual(self.directories(), left)
+                self.keep(store, data_set("1.2.32"), "1.2.32")  # where the directory was known before
+                self.assertEqual(self.stored()["1.2.10/1.2.20/1.2.32.dcm"], data_set("1.2.32"))
+
+    def test_moved_meanwhile(self) -> None:
+        """An earlier copy that goes while it is compared is looked for again, and is no duplicate if gone."""
+        same_object = directory._same_object
+        for policy in (OnDuplicate.REPLACE, OnDuplicate.REFUSE):
+            for there in ({}, {"study": "1.2.11"}):
+                self.setUp()
+                store = self.store(RELAXED, policy)
+                self.keep(store, data_set(UID))
+                content = data_set(UID, b"another.", **there)
+
+                def move(new: Path, earlier: Path) -> bool:
+                    earlier.rename(self.place / "moved")
+                    return same_object(new, earlier)
+
+                self.patch(directory, "_same_object", move)
+                self.receive(store, content).commit()
+                self.assertEqual(self.stored(), {self.place_of(**there): content})
+
+    def test_moved_before_it_is_kept(self) -> None:
+        """Kept: an earlier copy that goes before it is forced out is not what the sender hears of."""
+        sync, moved = directory._sync, self.place / "moved"
+        store = self.store(Durability.STRICT, OnDuplicate.KEEP)
+        self.keep(store, data_set(UID))
+        content = data_set(UID, b"another.")
+
+        def move(path: Path) -> None:
+            if path == self.root / NAME and not moved.exists():
+                path.rename(moved)
+            sync(path)
+
+        self.patch(directory, "_sync", move)
+        self.receive(store, content).commit()
+        self.assertTrue(moved.is_file())
+        self.assertEqual(self.stored(), {NAME: content})
+
+    def test_moved_before_it_is_replaced(self) -> None:
+        """An earlier copy that goes before it is superseded is looked for again."""
+        for there in ({}, {"study": "1.2.11"}):
+            self.setUp()
+            store = self.store()
             self.keep(store, data_set(UID))
-            (self.root / NAME).write_bytes(spoilt)
-            self.keep(store, data_set(UID, study="1.2.11"))
-            self.assertEqual((self.root / NAME).read_bytes(), spoilt)
-            self.assertTrue((self.root / self.place_of("1.2.11")).is_file())
+            content = data_set(UID, b"another.", **there)
+
+            def move(new: Path, earlier: Path) -> bool:
+                earlier.unlink()
+                return False
+
+            self.patch(directory, "_same_object", move)
+            self.receive(store, content).commit()
+            self.assertEqual(self.stored(), {self.place_of(**there): content})
+
+    def test_temporary_file_removed(self) -> None:
+        """A temporary file that somebody removed is A700H, once: there is nothing to look for again."""
+        for policy in OnDuplicate:
+            self.setUp()
+            store = self.store(RELAXED, policy)
+            self.keep(store, data_set(UID))
+            sink = self.receive(store, data_set(UID, LARGE))
+            (temporary,) = (self.root / ".incoming").iterdir()
+            temporary.unlink()
+            looks = iter(range(5))
+
+            def limited(
+                *arguments: Any, find: Callable[..., Any] = store._find, looks: Iterator[int] = looks
+            ) -> Any:
+                if next(looks, None) is None:
+                    self.fail("looks for ever")
+                return find(*arguments)
+
+            self.patch(store, "_find", limited)
+            self.assertStatus(0xA700, sink.commit)
+            self.assertEqual(self.stored(), {NAME: data_set(UID)})
+
+    def test_directory_removed_meanwhile(self) -> None:
+        """A directory that another store removes as empty, just when it was made, is made again."""
+        for there in ({}, {"study": "1.2.11"}):
+            for depth in (1, 2):
+                self.setUp()
+                store, other = self.store(), self.store()
+                if there:
+                    self.keep(store, data_set(UID))
+                content = data_set(UID, b"another.", **there)
+                removed = self.remove_once(
+                    self.root.joinpath(*self.place_of(**there).split("/")[:depth]), other
+                )
+                self.receive(store, content).commit()
+                self.assertEqual(len(removed), 1)
+                self.assertEqual(self.stored()[self.place_of(**there)], content)
+
+    def remove_once(self, made: Path, other: DirectoryStore) -> list[Path]:
+        """Once this directory is made it is removed, if `other` gets the names; what was made so."""
+        mkdir, removed = Path.mkdir, []
+
+        def make(path: Path, *arguments: Any, **keywords: Any) -> None:
+            mkdir(path, *arguments, **keywords)
+            if path == made and not removed:
+                removed.append(path)
+                with contextlib.suppress(WouldBlock), other._names.held(False):
+                    path.rmdir()
+
+        self.patch(Path, "mkdir", make)
+        return removed
+
+    def test_earlier_copy_elsewhere_cannot_be_looked_up(self) -> None:
+        """If the disk does not say whether the object is in another study, it is not stored a second time."""
+        for policy in OnDuplicate:
+            self.setUp()
+            store = self.store(RELAXED, policy)
+            self.keep(store, data_set(UID))
+            before, registered = self.files(), self.registered()
+            sink = self.receive(store, data_set(UID, study="1.2.11"))
+            patches = []
+            for name in ("stat", "lstat"):
+                real = getattr(os, name)
+
+                def fail(path: Any, *arguments: Any, real: Any = real, **keywords: Any) -> Any:
+                    if str(path).endswith(NAME):
+                        raise OSError(errno.EIO, "Input/output error")
+                    return real(path, *arguments, **keywords)
+
+                patches.append(self.patch(os, name, fail))
+            self.assertStatus(0xA700, sink.commit)
+            for patch in patches:
+                patch.restore()
+            self.assertEqual(self.files(), before)
+            self.assertEqual(self.registered(), registered)
 
     def test_registry_lost(self) -> None:
         """Without its registry the store still knows what has the same name, and makes a new one."""
@@ -1129,7 +1321,10 @@ class OneUIDTests(Storing):
         for link in (self.root / BY_UID).glob("*/*"):
             link.unlink()
         store = self.store(RELAXED, OnDuplicate.REFUSE)
+        self.assertEqual(self.registered(), {})
         self.assertStatus(0x0111, self.receive(store, data_set(UID, b"another.")).commit)
+        self.keep(store, data_set("1.2.31"), "1.2.31")
+        self.assertEqual(self.registered(), {"1.2.31": "../../1.2.10/1.2.20/1.2.31.dcm"})
 
     def test_name_not_synced(self) -> None:
         """If the new name in another series cannot be forced out, there is the earlier version alone."""
@@ -1147,7 +1342,231 @@ class OneUIDTests(Storing):
         self.assertStatus(0xA700, self.receive(store, data_set(UID, series="1.2.21")).commit)
         self.assertEqual(self.files(), before)
         self.assertEqual(open_descriptors(), descriptors)
-        self.assertEqual(self.registered(), [UID])
+        self.assertEqual(self.registered(), {UID: f"../../{NAME}"})
+
+
+class RegistryTests(Storing):
+    """What ``.by-uid`` holds: a hint, which nothing depends on."""
+
+    ELSEWHERE = f"1.2.11/1.2.20/{UID}.dcm"
+
+    def link(self, instance: str = UID) -> Path:
+        """Where the registry has this UID."""
+        return self.root / BY_UID / f"{zlib.crc32(instance.encode()) & 0xFF:02x}" / instance
+
+    def test_target(self) -> None:
+        """A UID is a relative symbolic link to the object's file, in one of 256 directories by its CRC."""
+        store = self.store()
+        for number in range(20):
+            instance = f"1.2.30.{number}"
+            self.keep(store, data_set(instance, study=None if number % 2 else "1.2.10"), instance)
+            study = "unknown-study" if number % 2 else "1.2.10"
+            link = self.link(instance)
+            self.assertTrue(link.is_symlink())
+            self.assertEqual(os.readlink(link), f"../../{study}/1.2.20/{instance}.dcm")
+            self.assertTrue(link.samefile(self.root / study / "1.2.20" / f"{instance}.dcm"))
+        self.assertEqual(len(self.registered()), 20)
+        self.assertEqual({path.stat().st_nlink for path in self.root.rglob("*.dcm")}, {1})
+
+    def test_store_moved(self) -> None:
+        """The registry of a store that was moved to another place is as good as before."""
+        store = self.store(RELAXED, OnDuplicate.REFUSE)
+        self.keep(store, data_set(UID))
+        store.close()
+        self.root = self.root.rename(self.place / "moved")
+        store = self.store(RELAXED, OnDuplicate.REFUSE)
+        self.assertStatus(0x0111, self.receive(store, data_set(UID, study="1.2.11")).commit)
+
+    def test_made_behind_the_name(self) -> None:
+        """Nothing is registered before it has its name: a link never runs ahead of its object."""
+        store = self.store()
+        symlink, there = os.symlink, []
+
+        def noting(target: Any, link: Any) -> None:
+            there.append((self.root / BY_UID / "00" / target).resolve().is_file())
+            symlink(target, link)
+
+        self.patch(os, "symlink", noting)
+        self.keep(store, data_set(UID))
+        self.keep(store, data_set(UID, study="1.2.11"))
+        self.assertEqual(there, [True, True, True])  # the second is made once its place is free
+        self.assertEqual(self.registered(), {UID: f"../../{self.ELSEWHERE}"})
+
+    def test_dangling(self) -> None:
+        """A link whose object was removed by hand is no duplicate, blocks nothing, and is replaced."""
+        for removed in ("file", "series", "study"):
+            self.setUp()
+            store = self.store(RELAXED, OnDuplicate.REFUSE)
+            self.keep(store, data_set(UID))
+            (self.root / NAME).unlink()
+            if removed != "file":
+                (self.root / NAME).parent.rmdir()
+            if removed == "study":
+                (self.root / NAME).parent.parent.rmdir()
+                (self.root / "1.2.10").write_bytes(b"a file")
+            self.assertEqual(self.registered(), {UID: f"../../{NAME}"})
+            self.receive(store, data_set(UID, study="1.2.11")).commit(may_block=False)
+            self.assertEqual(self.stored_objects(), {self.ELSEWHERE: data_set(UID, study="1.2.11")})
+            self.assertEqual(self.registered(), {UID: f"../../{self.ELSEWHERE}"})
+
+    def stored_objects(self) -> dict[str, bytes]:
+        """What is stored, without what else lies about in the store."""
+        files = {name: content for name, content in self.files().items() if name.endswith(".dcm")}
+        return {name: content[read_head(content).data_set_offset :] for name, content in files.items()}
+
+    def test_hostile(self) -> None:
+        """A link to anything but this UID's object in this store is ignored: nothing there is touched."""
+        victim = f"{UID}.dcm"
+        for target in (
+            "",
+            "nowhere",
+            "../..",
+            "../../1.2.10",
+            "../../1.2.10/1.2.20",
+            f"../../../{victim}",
+            f"../../../outside/{victim}",
+            f"../../../outside/1.2.20/{victim}",
+            f"../../../../{victim}",
+            f"../../1.2.10/../../{victim}",
+            f"../../../outside/1.2.10/1.2.20/{victim}",
+            "../../1.2.10/1.2.20/1.2.31.dcm",
+            f"../../1.2.10/1.2.20/deeper/{victim}",
+            f"../../1.2.10/{victim}",
+            f"../../{victim}",
+            f"{{place}}/{victim}",
+            f"{{place}}/outside/1.2.20/{victim}",
+            victim,
+            UID,
+            "/",
+            "/dev/null",
+            "\udc80\udcff",
+            "x" * 4000,
+        ):
+            for policy in OnDuplicate:
+                self.setUp()
+                store = self.store(RELAXED, policy)
+                for name in (victim, f"outside/{victim}", f"outside/1.2.20/{victim}"):
+                    (self.place / name).parent.mkdir(parents=True, exist_ok=True)
+                    (self.place / name).write_bytes(b"victim")
+                (self.root / "1.2.10/1.2.20/deeper").mkdir(parents=True)
+                for name in (f"1.2.10/1.2.20/deeper/{victim}", f"1.2.10/{victim}", victim):
+                    (self.root / name).write_bytes(b"victim")
+                self.keep(store, data_set("1.2.31"), "1.2.31")
+                before, outside = self.files(), self.outside()
+                if target:
+                    self.link().symlink_to(target.format(place=self.place))
+                else:
+                    self.link().write_bytes(b"a file, no link")
+                content = data_set(UID, study="1.2.11")
+                self.receive(store, content).commit(may_block=False)
+                files = self.files()
+                self.assertTrue(files.pop(self.ELSEWHERE).endswith(content), target)
+                self.assertEqual(files, before, target)
+                self.assertEqual(self.outside(), outside, target)
+                self.assertEqual(os.readlink(self.link()), f"../../{self.ELSEWHERE}", target)
+
+    def outside(self) -> dict[str, bytes]:
+        """The files beside the store."""
+        return {
+            str(path): path.read_bytes()
+            for path in self.place.rglob("*")
+            if self.root not in path.parents and path.is_file()
+        }
+
+    def test_directory_for_a_link(self) -> None:
+        """A directory where a link should be keeps no object from being stored, and is left alone."""
+        store = self.store()
+        self.link().mkdir()
+        for study in ("1.2.10", "1.2.10"):
+            self.keep(store, data_set(UID, study=study))
+        self.assertEqual(self.stored(), {NAME: data_set(UID)})
+        self.assertTrue(self.link().is_dir())
+
+    def test_prepared_again(self) -> None:
+        """To prepare a store again, under way or in a later run, changes nothing in its registry."""
+        store = self.store()
+        self.assertEqual(
+            sorted(path.name for path in (self.root / BY_UID).iterdir()), [f"{n:02x}" for n in range(256)]
+        )
+        modes = {oct(stat.S_IMODE(path.stat().st_mode)) for path in (self.root / BY_UID).rglob("*")}
+        self.assertEqual(modes, {oct(0o700)})
+        self.keep(store, data_set(UID))
+        self.keep(store, data_set("1.2.31"), "1.2.31")
+        (self.root / "1.2.10/1.2.20/1.2.31.dcm").unlink()  # the link that dangles stays as well
+        registered = self.registered()
+        self.assertEqual(sorted(registered), [UID, "1.2.31"])
+        self.assertEqual(store.prepare(), 0)
+        store.close()
+        self.store()
+        self.assertEqual(self.registered(), registered)
+        self.assertEqual(len(list((self.root / BY_UID).iterdir())), 256)
+
+    def test_directories_removed(self) -> None:
+        """Where the registry was removed under way objects are stored, and the next start makes it anew."""
+        store = self.store()
+        shutil.rmtree(self.root / BY_UID)
+        self.keep(store, data_set(UID))
+        self.assertEqual(self.stored(), {NAME: data_set(UID)})
+        store.close()
+        self.keep(self.store(), data_set("1.2.31"), "1.2.31")
+        self.assertEqual(list(self.registered()), ["1.2.31"])
+
+    def test_no_links(self) -> None:
+        """On a file system without symbolic links objects are stored and replaced, and nothing is lost."""
+        for number in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSPC, errno.EROFS):
+            for durability in Durability:
+                self.setUp()
+                store = self.store(durability)
+
+                def fail(*_: Any, number: int = number) -> None:
+                    raise OSError(number, os.strerror(number))
+
+                patch = self.patch(os, "symlink", fail)
+                one, other = data_set(UID), data_set(UID, b"another.")
+                elsewhere = data_set(UID, study="1.2.11")
+                for content in (one, other, elsewhere):
+                    self.keep(store, content)
+                patch.restore()
+                stored = self.stored()
+                self.assertEqual(stored.pop(NAME), other)
+                self.assertEqual(stored.pop(self.ELSEWHERE), elsewhere)
+                self.assertEqual(list(stored.values()), [one])
+                self.assertEqual(self.registered(), {})
+
+    def test_link_lost_while_replaced(self) -> None:
+        """A link that cannot be made again is gone: better none than one that says what is no longer so."""
+        store = self.store()
+        self.keep(store, data_set(UID))
+        symlink, calls = os.symlink, []
+
+        def fail_when_free(target: Any, link: Any) -> None:
+            calls.append(target)
+            if len(calls) > 1:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            symlink(target, link)
+
+        self.patch(os, "symlink", fail_when_free)
+        self.keep(store, data_set(UID, study="1.2.11"))
+        self.assertEqual(len(calls), 2)
+        self.assertEqual(self.registered(), {})
+        self.assertEqual(self.stored()[self.ELSEWHERE], data_set(UID, study="1.2.11"))
+        self.assertEqual(len(self.files()), 2)  # one is superseded
+
+    def test_link_that_stays(self) -> None:
+        """A link that cannot be taken away keeps no new version from being stored."""
+        store = self.store()
+        self.keep(store, data_set(UID))
+        unlink = os.unlink
+
+        def fail(path: Any, *arguments: Any, **keywords: Any) -> None:
+            if BY_UID in str(path):
+                raise OSError(errno.EACCES, "Permission denied")
+            unlink(path, *arguments, **keywords)
+
+        self.patch(os, "unlink", fail)
+        self.keep(store, data_set(UID, study="1.2.11"))
+        self.assertEqual(self.stored()[self.ELSEWHERE], data_set(UID, study="1.2.11"))
+        self.assertEqual(self.registered(), {UID: f"../../{NAME}"})
 
 
 class DurabilityTests(Storing):
@@ -1366,6 +1785,25 @@ class WouldBlockTests(Storing):
         self.receive(self.store(), content).commit(may_block=False)
         self.assertEqual(self.stored(), {NAME: content})
 
+    def test_large_in_any_chunks(self) -> None:
+        """Relaxed: so it is wherever a chunk crosses the end of the head, and the names are up to there."""
+        limit = HEAD - len(data_set(UID, b"", middle=element(0x00091010, "OB"))) + 12
+        for length, blocks in ((limit, False), (limit + 1, True)):
+            content = data_set(UID, LARGE, middle=element(0x00091010, "OB", bytes(length)))
+            for parts in ([1], [200], [HEAD - 1], [HEAD], [3, 5, HEAD]):
+                self.setUp()
+                sink = self.store().open(FileMeta(CT_IMAGE_STORAGE, UID, EXPLICIT))
+                at = 0
+                for part in (*parts, len(content)):
+                    sink.write(views(content[at : at + part]))
+                    at += part
+                if blocks:
+                    self.assertRaises(WouldBlock, sink.commit, may_block=False)
+                    sink.commit()
+                else:
+                    sink.commit(may_block=False)
+                self.assertEqual(self.stored(), {NAME: content})
+
     def test_large_in_one_chunk(self) -> None:
         """Relaxed: so it is if all of it came in one chunk."""
         content = data_set(UID, LARGE)
@@ -1455,14 +1893,15 @@ class WouldBlockTests(Storing):
         self.assertEqual(self.stored(), {NAME: data_set(UID)})
 
     def test_duplicate_in_another_study(self) -> None:
-        """Relaxed: a UID that is taken in another study would block, a registry that lies included."""
+        """Relaxed: a UID that is taken in another study would block, one that only was taken does not."""
         store = self.store()
         self.keep(store, data_set(UID))
         sink = self.receive(store, data_set(UID, study="1.2.11"))
-        self.assertRaises(WouldBlock, sink.commit, may_block=False)
+        for _ in range(2):
+            self.assertRaises(WouldBlock, sink.commit, may_block=False)
+            self.assertNotIn("1.2.11", self.directories())
         (self.root / NAME).unlink()
-        self.assertRaises(WouldBlock, sink.commit, may_block=False)
-        sink.commit()
+        sink.commit(may_block=False)
         self.assertEqual(self.stored(), {f"1.2.11/1.2.20/{UID}.dcm": data_set(UID, study="1.2.11")})
 
     def test_duplicates(self) -> None:

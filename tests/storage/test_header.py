@@ -413,6 +413,19 @@ class LenientTests(SynchronousTestCase):
         ):
             self.assertRaises(UnreadableDataSet, find_leniently, content, syntax)
 
+    def test_second_look_without_the_object(self) -> None:
+        """The second look counts only where it finds the SOP Instance UID; the others alone are chance."""
+        for syntax in (EXPLICIT, JPEG_LOSSLESS, BIG_ENDIAN, DEFLATED):
+            content = data_set(None, syntax=IMPLICIT)
+            self.assertEqual(len(find(content, IMPLICIT)), 3)
+            strict = self.assertRaises(UnreadableDataSet, find, content, syntax)
+            lenient = self.assertRaises(UnreadableDataSet, find_leniently, content, syntax)
+            self.assertEqual(str(lenient), str(strict))
+        alone = data_set("1.2.3", syntax=IMPLICIT, study=None, series=None, sop_class_uid=None)
+        self.assertEqual(set(find_leniently(alone, EXPLICIT)), {0x00080018})
+        nothing = find_leniently(data_set(None), EXPLICIT)  # as declared, it need not have one
+        self.assertEqual(set(nothing), {0x00080016, 0x0020000D, 0x0020000E})
+
     def test_bounds(self) -> None:
         """The second look has the bounds of the first."""
         tiny = element(0x00091000, "LO", syntax=IMPLICIT)

@@ -334,29 +334,53 @@ class StrictTests(SynchronousTestCase):
         self.assertEqual(fault.reason, AbortReason.INVALID_PDU_PARAMETER_VALUE)
 
     def test_repeated(self) -> None:
-        """A sub-item is a fault when it comes twice, next to the first or not (PS3.7 D.3.3)."""
-        for _, golden in GOLDEN_SUB_ITEMS:
+        """A sub-item that names no SOP class is a fault when it comes twice, next to the first or not."""
+        repeatable = {0x54, 0x56, 0x57}
+        strict = [golden for _, golden in GOLDEN_SUB_ITEMS if golden[0] not in repeatable]
+        self.assertEqual(len(strict), len(GOLDEN_SUB_ITEMS) - len(repeatable))
+        for golden in strict:
             others = b"".join(other for _, other in GOLDEN_SUB_ITEMS if other[0] != golden[0])
             for body in (golden + golden, golden + others + golden, others + golden * 3):
                 self._invalid(body, f"item {golden[0]:02X}H appears twice")
 
     def test_repeated_for_one_sop_class(self) -> None:
-        """Sub-items 54H, 56H and 57H for one SOP class are a fault when repeated, whatever else they say."""
-        pairs: list[tuple[SubItem, SubItem]] = [
-            (RoleSelection("1.2", True, False), RoleSelection("1.2", False, True)),
-            (SOPClassExtendedNegotiation("1.2", b""), SOPClassExtendedNegotiation("1.2", b"\x01")),
+        """Of sub-items 54H, 56H and 57H for one SOP class the first counts, whatever the others say."""
+        groups: list[tuple[SubItem, SubItem, SubItem]] = [
+            (
+                RoleSelection("1.2", True, False),
+                RoleSelection("1.2", False, True),
+                RoleSelection("1.3", False, True),
+            ),
+            (
+                SOPClassExtendedNegotiation("1.2", b""),
+                SOPClassExtendedNegotiation("1.2", b"\x01"),
+                SOPClassExtendedNegotiation("1.3", b"\x01"),
+            ),
             (
                 SOPClassCommonExtendedNegotiation("1.2", "1.4"),
                 SOPClassCommonExtendedNegotiation("1.2", "1.5", ("1.6",)),
+                SOPClassCommonExtendedNegotiation("1.3", "1.5", ("1.6",)),
             ),
         ]
-        for one, other in pairs:
-            words = f"item {one.item_type:02X}H appears twice"
-            self._invalid(one.encode() + other.encode(), words)
+        for one, other, of_another in groups:
             # padded, it is the same SOP class
             padded = bytearray(other.encode().replace(b"\x00\x031.2", b"\x00\x041.2\x00", 1))
             padded[3] += 1
-            self._invalid(one.encode() + bytes(padded), words)
+            for again in (one.encode(), other.encode(), bytes(padded)):
+                for body in (
+                    one.encode() + again + of_another.encode(),
+                    one.encode() + of_another.encode() + again * 3,
+                ):
+                    self.assertEqual(user_information(body).sub_items, (one, of_another))
+        for group in groups:  # each kind for itself
+            others = tuple(first for first, *_ in groups if first is not group[0])
+            body = b"".join(item.encode() for item in (*others, *group))
+            self.assertEqual(user_information(body).sub_items, (*others, group[0], group[2]))
+
+    def test_repeated_and_broken(self) -> None:
+        """A repeated sub-item that is skipped is read all the same: a broken one is a fault."""
+        role = RoleSelection("1.2", True, False).encode()
+        self._invalid(role + octets("54 00 00 05 00 03") + b"1.2", "item 54H")
 
     def test_too_many_items(self) -> None:
         """User information of 1024 sub-items is read, unrecognized ones and all, and not one more."""
@@ -376,19 +400,19 @@ class StrictTests(SynchronousTestCase):
         self._invalid(octets("5F 00 00 00") * 1024 + b"\xff", "more than 1024 items in user information")
 
     def test_too_many_transfer_syntaxes(self) -> None:
-        """A context has 128 sub-items at the most, its abstract syntax and unrecognized ones among them."""
+        """A context has 128 sub-items at most beside its abstract syntax, unrecognized ones among them."""
         self.assertEqual(MAXIMUM_TRANSFER_SYNTAXES, 128)
-        syntaxes = tuple(f"1.2.{number}" for number in range(128))
-        most = PresentationContextRQ(1, "1.2", syntaxes[:127])
+        syntaxes = tuple(f"1.2.{number}" for number in range(129))
+        most = PresentationContextRQ(1, "1.2", syntaxes[:128])
         self.assertEqual(PresentationContextRQ.decode(one_item(most.encode())[1]), most)
         strange = octets("77 00 00 00")
         for body in (
             PresentationContextRQ(1, "1.2", syntaxes).encode()[4:],
             most.encode()[4:] + strange,
-            octets("01 00 00 00") + strange * 128 + most.encode()[8:],
+            octets("01 00 00 00") + strange * 129 + most.encode()[8:],
         ):
             fault = self.assertRaises(ProtocolError, PresentationContextRQ.decode, Cursor(body, "item 20H"))
-            self.assertEqual(str(fault), "more than 128 items in item 20H")
+            self.assertEqual(str(fault), "more than 129 items in item 20H")
             self.assertEqual(fault.reason, AbortReason.INVALID_PDU_PARAMETER_VALUE)
 
     def test_too_many_items_of_an_answered_context(self) -> None:
