@@ -1237,6 +1237,44 @@ class OneUIDTests(Storing):
             self.receive(store, content).commit()
             self.assertEqual(self.stored(), {self.place_of(**there): content})
 
+    def test_named_meanwhile(self) -> None:
+        """What gets the name in the new study while the copy in the old one is compared is not lost."""
+        for durability in Durability:
+            self.setUp()
+            store, other = self.store(durability), self.store(durability)
+            versions = [
+                data_set(UID),
+                *(data_set(UID, payload, study="1.2.11") for payload in (b"one.", b"two.")),
+            ]
+            self.keep(store, versions[0])
+            sinks = [self.receive(other, versions[1])]
+            same_object, unlink = directory._same_object, os.unlink
+
+            def meanwhile(
+                new: Path,
+                earlier: Path,
+                same: Callable[..., bool] = same_object,
+                sinks: list[DirectorySink] = sinks,
+            ) -> bool:
+                while sinks:
+                    sinks.pop().commit()
+                return same(new, earlier)
+
+            def stays(
+                path: Any, *arguments: Any, unlink: Callable[..., Any] = unlink, **keywords: Any
+            ) -> None:
+                if str(path).endswith(NAME):
+                    raise OSError(errno.EACCES, "Permission denied")
+                unlink(path, *arguments, **keywords)
+
+            patches = [self.patch(directory, "_same_object", meanwhile), self.patch(os, "unlink", stays)]
+            self.receive(store, versions[2]).commit()
+            for patch in patches:
+                patch.restore()
+            stored = self.stored()
+            self.assertEqual(stored[self.place_of("1.2.11")], versions[2])
+            self.assertLessEqual(set(versions), set(stored.values()))
+
     def test_temporary_file_removed(self) -> None:
         """A temporary file that somebody removed is A700H, once: there is nothing to look for again."""
         for policy in OnDuplicate:
