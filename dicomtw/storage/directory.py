@@ -159,13 +159,11 @@ class DirectoryStore:
         while True:
             with self._names.held(may_block):
                 earlier, there = self._find(final, sop_instance_uid)
-                if there is None and self._is_made(directory):
+                if there is None:
+                    self._make_directory(directory)
                     os.rename(temporary, final)
                     self._locations.put(sop_instance_uid, final)
                     break
-            if there is None:
-                self._make_directory(directory)
-                continue
             if not may_block:
                 raise WouldBlock
             if not stat.S_ISREG(there.st_mode):
@@ -174,10 +172,13 @@ class DirectoryStore:
                 if self._on_duplicate is OnDuplicate.KEEP or _same_object(temporary, earlier):
                     if self.strict:
                         _sync(earlier)  # it may have been stored relaxed
+                        self._make_directory(earlier.parent)
                         _sync(earlier.parent)
                     os.unlink(temporary)
                     return
             except FileNotFoundError:
+                if not os.path.lexists(temporary):
+                    raise
                 continue  # moved meanwhile
             if self._on_duplicate is OnDuplicate.REFUSE:
                 raise DimseError(_DUPLICATE_SOP_INSTANCE, "SOP instance stored before with other content")
@@ -202,12 +203,14 @@ class DirectoryStore:
         """
         directory = self.root / SUPERSEDED / earlier.parent.relative_to(self.root)
         self._make_directory(directory)
-        self._make_directory(final.parent)
         kept = directory / f"{final.stem}.{there.st_mtime_ns}-{secrets.token_hex(2)}.dcm"
         with self._names.held():
             now = _stat(earlier)
             if now is None or not _same_file(now, there):
                 return False
+            if earlier != final and _stat(final) is not None:
+                return False
+            self._make_directory(final.parent)  # while nobody else may remove it for being empty
             os.link(earlier, kept)
             try:
                 if self.strict:
@@ -239,6 +242,7 @@ class DirectoryStore:
             if self.strict:
                 _sync(earlier.parent)
             os.rmdir(earlier.parent)  # if it was the last one there
+            self._directories.discard(earlier.parent)
             os.rmdir(earlier.parent.parent)
 
     def _is_made(self, directory: Path) -> bool:
@@ -426,7 +430,7 @@ def _write_all(fd: int, buffers: list[bytes | memoryview]) -> None:
 def _stat(path: Path) -> os.stat_result | None:
     try:
         return os.stat(path, follow_symlinks=False)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
 
 

@@ -46,7 +46,7 @@ class Locations:
         parts = Path(target).parts[2:]  # behind "../.."
         path = self._root.joinpath(*parts)
         is_ours = len(parts) == 3 and ".." not in parts and parts[-1] == f"{sop_instance_uid}.dcm"
-        return path if is_ours and os.path.lexists(path) else None
+        return path if is_ours else None
 
     def put(self, sop_instance_uid: str, path: Path) -> None:
         """Register that the object is at `path`, instead of where it was before."""
