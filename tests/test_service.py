@@ -22,7 +22,7 @@ from twisted.logger import ILogObserver, LogLevel, capturedLogs
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from dicomtw import service, uids
+from dicomtw import names, service, uids
 from dicomtw.config import ConfigError, Configuration, Remote, Server
 from dicomtw.security.tls import PROFILES
 from dicomtw.service import (
@@ -64,6 +64,7 @@ class ServiceTestCase(SynchronousTestCase):
         self.err = io.StringIO()
         self.patch(sys, "__stderr__", self.err)
         self.patch(service, "deferToThreadPool", lambda reactor, pool, function: at_once(function))
+        self.patch(service, "deferToThread", at_once)
         self.patch(
             os, "environ", {name: value for name, value in os.environ.items() if name != "STATE_DIRECTORY"}
         )
@@ -154,7 +155,7 @@ class ListenTests(ServiceTestCase):
     def test_store(self) -> None:
         """The store is made, the owner's alone, and belongs to whom the server will run as."""
         owned: list[tuple[str, int, int]] = []
-        self.patch(os, "chown", lambda path, uid, gid: owned.append((str(path), uid, gid)))
+        self.patch(os, "chown", lambda path, uid, gid, **_: owned.append((str(path), uid, gid)))
         self.store = self.here / "deep" / "store"
         self.started(process=Process({"uid": 7, "gid": 8}))
         self.assertEqual(stat.S_IMODE(self.store.stat().st_mode), 0o700)
@@ -294,9 +295,23 @@ class StartErrorTests(ServiceTestCase):
                 failed.errback(Failure(RuntimeError("no such thing")))
                 return failed
 
-        self.patch(service, "serverFromString", lambda reactor, text: Endpoint())
+        self.patch(service, "server_endpoint", lambda reactor, text: Endpoint())
         line = self.refused(self.server(listen=["odd:1"]))
         self.assertEqual(line, "cannot listen on odd:1: no such thing")
+
+    def test_late_failure(self) -> None:
+        """An endpoint that fails when the server runs is told as critical, and stops it."""
+        listening: Deferred[Any] = Deferred()
+        endpoint = SimpleNamespace(listen=lambda factory: listening)
+        self.patch(service, "server_endpoint", lambda reactor, text: endpoint)
+        self.started(self.server(listen=["late:1"]))
+        self.assertFalse(self.reactor.hasStopped)
+        with capturedLogs() as events:
+            listening.errback(Failure(RuntimeError("no such thing")))
+        (event,) = events
+        self.assertIs(event["log_level"], LogLevel.critical)
+        self.assertEqual(event["why"], "cannot listen on late:1: no such thing")
+        self.assertTrue(self.reactor.hasStopped)
 
     def test_endpoint_strings(self) -> None:
         """What is no endpoint is quoted; a socket that systemd has not passed is told as that."""
@@ -463,7 +478,7 @@ class ServingTests(ServiceTestCase):
             return [(0, 0, 0, "", (address, 0)) for address in known[name]]
 
         self.patch(socket, "getaddrinfo", getaddrinfo)
-        self.patch(service, "deferToThread", at_once)
+        self.patch(names, "deferToThread", lambda look_up, name: at_once(lambda: look_up(name)))
         remotes = tuple(
             Remote(aet="CT1", host=name, check_host=True) for name in ("gone.example", "ct.example")
         )
@@ -559,6 +574,7 @@ class StopTests(ServiceTestCase):
 
     def test_signals(self) -> None:
         """The first signal stops the reactor, which drains; the second aborts what is left."""
+        self.patch(os, "_exit", lambda code: self.fail("it ended by itself"))
         made = self.started()
         peer = self.associated(made)
         made._terminate()
@@ -569,6 +585,28 @@ class StopTests(ServiceTestCase):
         self.assertEqual(peer.received(), [A_ABORT(0)])
         self.assertFalse(peer.connected)
         self.successResultOf(stopped)
+
+    def test_disk_hangs(self) -> None:
+        """Two seconds after the second signal the process ends, whatever its threads wait for."""
+        exits: list[int] = []
+        self.patch(os, "_exit", exits.append)
+        hanging: Deferred[None] = Deferred()
+        self.patch(service, "deferToThread", lambda function: hanging)
+        made = self.started()
+        for shelf in made._stores.values():
+            self.assertTrue(shelf.threads.started)
+        made._terminate()
+        stopped = self.stopped(made)
+        self.assertNoResult(stopped)
+        made._terminate()
+        self.reactor.advance(1.9)
+        self.assertEqual(exits, [])
+        self.reactor.advance(0.1)
+        self.assertEqual(exits, [1])
+        hanging.callback(None)
+        self.successResultOf(stopped)
+        for shelf in made._stores.values():
+            shelf.threads.stop()
 
     def test_signals_of_others(self) -> None:
         """Signals are caught when the reactor runs, and a test's reactor catches none."""

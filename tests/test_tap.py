@@ -385,7 +385,7 @@ class ProcessTests(CommandLineTestCase):
             ({"uid": 7, "gid": 0}, (7, 0)),
             ({"uid": 7, "gid": None}, (7, 8)),
         ):
-            self.assertEqual(Process(options).owner, owner, options)
+            self.assertEqual(Process(options).owner(), owner, options)
 
     def test_log_observer(self) -> None:
         """Under twistd there is a log observer, made of twistd's own options; elsewhere there is none."""
