@@ -1,4 +1,4 @@
-"""System calls of a running server that fail or hang."""
+"""System calls of a running server that fail."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.interop.twistd import Twistd, wait_until
 
 @contextmanager
 def injected(server: Twistd, fault: str) -> Iterator[None]:
-    """Let a system call of the server fail or wait, in the words of strace: ``fdatasync:error=EIO``."""
+    """Let a system call of the server fail, in the words of strace: ``fdatasync:error=EIO``."""
     absent = missing("strace")
     if absent:
         raise SkipTest(absent)
@@ -36,7 +36,10 @@ def injected(server: Twistd, fault: str) -> Iterator[None]:
             yield
         finally:
             strace.terminate()
-            strace.wait(10)
+            try:
+                strace.wait(10)
+            except subprocess.TimeoutExpired:
+                strace.kill()
     wait_until(lambda: not _is_traced(server), "strace has left")
 
 

@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -131,6 +132,23 @@ class BadOptionsTests(CasesTestCase):
         files = {f"{number}.toml": text for number, (text, _) in enumerate(cases)}
         rows = [([f"--config={name}"], [name, *words]) for name, (_, words) in zip(files, cases, strict=True)]
         self._check(rows, files)
+
+    def test_no_such_user(self) -> None:
+        """A user that is none of this machine's needs a group; without one, nothing is made or opened."""
+        if not is_root():
+            self.skipTest("not root")
+        directory = temporary_directory(self)
+        ended = run_twistd(
+            *("--port=0", "--interface=127.0.0.1"),
+            twistd=("-n", "--pidfile=", "--uid=54321"),
+            cwd=directory,
+        )
+        self.assertEqual(ended.returncode, 1, ended.stdout)
+        said = "dicom: --uid 54321 is no user of this machine: --gid is needed too\n"
+        self.assertEqual(ended.stderr, said)
+        self.assertNotIn("Traceback", ended.stdout)
+        self.assertNotIn("starting on", ended.stdout)
+        self.assertEqual(list(directory.iterdir()), [])
 
     def test_port_in_use(self) -> None:
         """A port where another program listens is named, in one line."""
@@ -458,6 +476,28 @@ class StartTests(CasesTestCase):
         self.assertTrue(accepted.endswith("; released"), accepted)
         self.assertTrue(any("'ROOM1' is not known at 127.0.0.3" in line for line in server.summaries))
 
+    def test_deep_store(self) -> None:
+        """All directories that root makes on the way to a store belong to whom the server runs as."""
+        if not is_root():
+            self.skipTest("not root")
+        directory = temporary_directory(self)
+        directory.chmod(0o755)
+        server = Twistd(
+            self,
+            *("--port=0", "--interface=127.0.0.1", f"--store={directory / 'a' / 'b' / 'store'}"),
+            command=(*TWISTD, "-n", "--pidfile=", f"--uid={NOBODY}", f"--gid={NOBODY}"),
+            directory=directory,
+        )
+        with Scu(server.address) as scu:
+            scu.associate(CT_IMPLICIT)
+            self.assertEqual(scu.store("1.2.3.4", ct_data_set("1.2.3.4")), 0)
+            scu.release()
+        made = [directory / "a", *(directory / "a").rglob("*")]
+        self.assertIn(directory / "a" / "b" / "store" / "1.2.3" / "1.2.3.1" / "1.2.3.4.dcm", made)
+        owners = {(path.stat().st_uid, path.stat().st_gid, path.stat().st_mode & 0o077) for path in made}
+        self.assertEqual(owners, {(NOBODY, NOBODY, 0)})
+        self.assertEqual((directory.stat().st_uid, directory.stat().st_mode & 0o777), (0, 0o755))
+
     def test_privileges_dropped(self) -> None:
         """Started as root with --uid and --gid it opens a low port, and then nothing of it is root's."""
         if not is_root():
@@ -506,6 +546,16 @@ def free_low_port() -> int:
     raise AssertionError("no free port below 1024")
 
 
+#: What `TWISTD` does, on a disk that takes what is written and then hangs.
+HANGING_DISK = """
+import os, time
+from twisted.python import log
+from twisted.scripts.twistd import run
+os.fdatasync = lambda fd: (log.msg("the disk hangs"), time.sleep(60))
+run()
+"""
+
+
 class StopTests(CasesTestCase):
     """The first SIGTERM lets the present associations finish, the second does not."""
 
@@ -549,6 +599,55 @@ class StopTests(CasesTestCase):
         self.assertEqual(server.wait(4), 0)
         self.assertEqual(server.objects, {})
         self.assertEqual(list((server.store / ".incoming").iterdir()), [])
+
+    def test_disk_hangs(self) -> None:
+        """A disk that hangs costs others nothing, and the second SIGTERM ends the process all the same."""
+        for peer_stays in (True, False):
+            with self.case("the peer stays" if peer_stays else "the peer has gone"):
+                server = Twistd(self, command=(sys.executable, "-c", HANGING_DISK, "-n", "--pidfile="))
+                incoming = server.store / ".incoming"
+                with Scu(server.address) as scu, Scu(server.address) as other:
+                    scu.associate(CT_IMPLICIT)
+                    other.associate()
+                    scu.send(self.message)
+                    server.wait_for_log("the disk hangs")
+                    began = time.monotonic()
+                    for _ in range(10):
+                        self.assertEqual(other.echo(), 0)
+                    self.assertLess(time.monotonic() - began, 1)
+                    server.signal(signal.SIGTERM)
+                    server.wait_for_log("waiting for 2 associations")
+                    self.assertEqual(other.echo(), 0)
+                    other.release()
+                    if not peer_stays:
+                        scu.send(A_ABORT(0, 0))
+                        server.wait_for_summaries(2)
+                    began = time.monotonic()
+                    server.signal(signal.SIGTERM)
+                    if peer_stays:
+                        self.assertEqual(scu.answers(), [A_ABORT(0, 0)], "not acknowledged")
+                    self.assertEqual(server.wait(8), 1)
+                    self.assertLess(time.monotonic() - began, 5)
+                self.assertIn("leaving 1 calls to the disk unfinished", server.log)
+                self.assertEqual(server.objects, {})
+                self.assertEqual(len(list(incoming.iterdir())), 1)
+                server.restart()
+                server.wait_for_log("removed 1 half-received objects")
+                self.assertEqual(list(incoming.iterdir()), [])
+                server.stop()
+
+    def test_signals_at_once(self) -> None:
+        """Two signals that come together are a first and a second one."""
+        server = Twistd(self)
+        scu = Scu(server.address)
+        self.addCleanup(scu.close)
+        scu.associate()
+        server.signal(signal.SIGSTOP)
+        server.signal(signal.SIGTERM)
+        server.signal(signal.SIGINT)
+        server.signal(signal.SIGCONT)
+        self.assertIsInstance(scu.receive(), A_ABORT)
+        self.assertEqual(server.wait(5), 0)
 
     def test_deadline(self) -> None:
         """An association that does not end is aborted at the deadline."""
