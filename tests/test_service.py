@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import io
 import os
+import pwd
+import resource
 import socket
 import stat
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -34,7 +38,7 @@ from dicomtw.service import (
     warnings_of,
 )
 from dicomtw.storage.directory import INCOMING
-from dicomtw.testing import Peer, at_once
+from dicomtw.testing import Peer, at_once, message
 from dicomtw.ul.items import ImplementationVersionName
 from dicomtw.ul.pdu import A_ABORT, A_ASSOCIATE_AC, A_ASSOCIATE_RJ, A_RELEASE_RQ
 from tests.security.test_tls import client, handshake, identity
@@ -53,6 +57,16 @@ class Port:
     def stopListening(self) -> Deferred[None]:
         self.stopped = Deferred()
         return self.stopped
+
+
+def may_clean_up(store: Path) -> bool:
+    """Whether nobody uses a store."""
+    with open(store / ".lock", "rb") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
 
 
 class ServiceTestCase(SynchronousTestCase):
@@ -131,6 +145,42 @@ class ListenTests(ServiceTestCase):
         self.reactor.tcpServers.clear()
         self.started(self.server(listen=["tcp:11113"]))
         self.assertEqual([one[0] for one in self.reactor.tcpServers], [11113])
+
+    def test_front_ends(self) -> None:
+        """With ``haproxy:`` connections are those of the peers that the front end tells of."""
+        made = self.started(self.server(listen=["haproxy:tcp:4031:interface=127.0.0.1"]))
+        ((port, factory, _, interface),) = self.reactor.tcpServers
+        self.assertEqual((port, interface), (4031, "127.0.0.1"))
+        server: Any = SimpleNamespace(factory=factory, clock=self.reactor)
+        peer = Peer(server, "192.0.2.99")
+        peer.protocol.dataReceived(b"PROXY TCP4 192.0.2.1 192.0.2.98 50000 4031\r\n")
+        self.assertIsInstance(peer.associate(called="DICOMTW"), A_ASSOCIATE_AC)
+        (protocol,) = made.factories[0].associations
+        self.assertEqual(protocol.transport.getPeer().host, "192.0.2.1")
+        with capturedLogs() as events:
+            bad = Peer(server, "192.0.2.99")
+            bad.protocol.dataReceived(b"PROXY TCP4 1.2.3.4 1.2.3.4 x y\r\n")
+            self.assertFalse(bad.connected)
+        (event,) = events
+        self.assertIs(event["log_level"], LogLevel.warn)
+        self.assertIn("192.0.2.99:50000; ", event["summary"])
+        peer.close()
+
+    def test_descriptors(self) -> None:
+        """As many descriptors may be open as the system allows; that it allows no more is no fault."""
+        limits: list[tuple[int, tuple[int, int]]] = []
+        self.patch(resource, "getrlimit", lambda which: (1024, 4096))
+        self.patch(resource, "setrlimit", lambda which, limit: limits.append((which, limit)))
+        self.started()
+        self.assertEqual(limits, [(resource.RLIMIT_NOFILE, (4096, 4096))])
+
+        for fault in (ValueError("not allowed to raise maximum limit"), PermissionError(errno.EPERM, "no")):
+
+            def refuse(which: int, limit: tuple[int, int], fault: Exception = fault) -> None:
+                raise fault
+
+            self.patch(resource, "setrlimit", refuse)
+            self.assertTrue(self.started(self.server(store=str(self.here / "other"))).running)
 
     def test_several_servers(self) -> None:
         """Each server has its own ports, name and limits; one store is one, whoever uses it."""
@@ -266,6 +316,11 @@ class StartErrorTests(ServiceTestCase):
         for number, settings, said in (
             (errno.EACCES, {"port": 104}, f"cannot listen on port 104: permission denied. {root}"),
             (errno.EACCES, {"listen": ["tcp:104"]}, f"cannot listen on tcp:104: permission denied. {root}"),
+            (
+                errno.EACCES,
+                {"listen": ["haproxy:tcp:104"]},
+                f"cannot listen on haproxy:tcp:104: permission denied. {root}",
+            ),
             (errno.EACCES, {"listen": ["unix:/run/x"]}, "cannot listen on unix:/run/x: Permission denied"),
             (errno.EADDRINUSE, {"port": 104}, "cannot listen on port 104: another program listens there"),
             (errno.EADDRINUSE, {"port": 104, "tls": True}, "cannot listen on port 104: another program"),
@@ -319,6 +374,9 @@ class StartErrorTests(ServiceTestCase):
             ("nonsense", "--listen takes a Twisted server endpoint, not 'nonsense': "),
             ("tcp:x", "--listen takes a Twisted server endpoint, not 'tcp:x': "),
             ("tcp", "--listen takes a Twisted server endpoint, not 'tcp': "),
+            ("haproxy:tcp:x", "--listen takes a Twisted server endpoint, not 'haproxy:tcp:x': "),
+            ("haproxy:", "--listen takes a Twisted server endpoint, not 'haproxy:': "),
+            ("haproxy", "--listen takes a Twisted server endpoint, not 'haproxy': "),
             ("systemd:domain=INET:index=0", "--listen=systemd:domain=INET:index=0: systemd has passed no"),
         ):
             line = self.refused(self.server(listen=[text]))
@@ -347,6 +405,18 @@ class StartErrorTests(ServiceTestCase):
         self.assertEqual(line, f"cannot make the store {file}/store: Not a directory")
         line = self.refused(self.server(store=str(file)), start=True)
         self.assertEqual(line, f"cannot use the store {file}: Not a directory")
+
+    def test_no_such_user(self) -> None:
+        """A user that is none of this machine's is told before anything is made or opened."""
+
+        def getpwuid(uid: int) -> Any:
+            raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+        self.patch(pwd, "getpwuid", getpwuid)
+        line = self.refused(self.server(tls=True), process=Process({"uid": 54321}))
+        self.assertEqual(line, "--uid 54321 is no user of this machine: --gid is needed too")
+        self.assertEqual(self.reactor.sslServers, [])
+        self.assertFalse(self.store.exists())
 
     def test_pid_file(self) -> None:
         """The pid file goes with the process, if there is one."""
@@ -427,6 +497,51 @@ class ServingTests(ServiceTestCase):
             ac = self.peer(made).associate({1: ("2.25.1", uids.IMPLICIT_VR_LITTLE_ENDIAN)}, called="DICOMTW")
             assert isinstance(ac, A_ASSOCIATE_AC)
             self.assertEqual([one.result for one in ac.presentation_contexts], [result])
+
+    def test_slow_store(self) -> None:
+        """Each store has a disk and threads of its own: one that hangs does not delay another's objects."""
+        calls: list[tuple[Any, Callable[[], Any], Deferred[Any]]] = []
+
+        def in_thread(reactor: object, pool: object, function: Callable[[], Any]) -> Deferred[Any]:
+            waiting: Deferred[Any] = Deferred()
+            calls.append((pool, function, waiting))
+            return waiting
+
+        def let(at: int) -> None:
+            _, function, waiting = calls.pop(at)
+            function()
+            waiting.callback(None)
+
+        self.patch(service, "deferToThreadPool", in_thread)
+        made = self.started(
+            self.server(port=1),
+            self.server(port=2, store=str(self.here / "other")),
+            self.server(port=3, store=f"{self.here}/./store"),
+        )
+        disks = [factory.entity.disk for factory in made.factories]
+        self.assertIs(disks[0], disks[2])
+        self.assertIsNot(disks[0], disks[1])
+        peers = [self.peer(made, number) for number in range(3)]
+        for number, peer in enumerate(peers):
+            peer.associate(CONTEXTS, called="DICOMTW")
+            peer.send(*message(3, c_store_rq(uid="1.23"), DATA_SET))
+            self.assertEqual(len(calls), number + 1)
+        pools = [pool for pool, *_ in calls]
+        self.assertIs(pools[0], pools[2])
+        self.assertIsNot(pools[0], pools[1])
+        self.assertEqual([disk.busy for disk in disks], [2, 1, 2])
+        let(1)
+        self.assertEqual([len(peer.received()) for peer in peers], [0, 1, 0])
+        self.assertEqual([disk.busy for disk in disks], [2, 0, 2])
+        self.assertEqual([path.name for path in self.here.rglob("1.23.dcm")], ["1.23.dcm"])
+        # What one disk is slow at makes nobody else wait for a thread.
+        disks[0].call(lambda: time.sleep(0.03))
+        self.assertEqual([disk.lags for disk in disks], [True, False, True])
+        for _ in range(2):
+            let(0)
+        self.assertEqual([len(peer.received()) for peer in peers], [1, 0, 1])
+        for peer in peers:
+            peer.close()
 
     def test_stores_of_two_minds(self) -> None:
         """Servers that share a store each keep their own promise: a strict one is never made relaxed."""
@@ -584,6 +699,28 @@ class StopTests(ServiceTestCase):
         made._terminate()
         self.assertEqual(peer.received(), [A_ABORT(0)])
         self.assertFalse(peer.connected)
+        self.successResultOf(stopped)
+
+    def test_threads(self) -> None:
+        """Threads that are busy are waited for in a thread, and only then others may have the store."""
+        waits: list[tuple[Callable[[], Any], Deferred[Any]]] = []
+
+        def in_thread(function: Callable[[], Any]) -> Deferred[Any]:
+            waits.append((function, Deferred()))
+            return waits[-1][1]
+
+        self.patch(service, "deferToThread", in_thread)
+        made = self.started(self.server(), self.server(port=2, store=str(self.here / "other")))
+        shelves = list(made._stores.values())
+        stopped = self.stopped(made)
+        self.assertNoResult(stopped)
+        self.assertEqual(len(waits), 2)
+        for (function, over), shelf in zip(waits, shelves, strict=True):
+            self.assertNoResult(stopped)
+            self.assertFalse(may_clean_up(shelf.store.root), "it is still ours")
+            function()
+            over.callback(None)
+            self.assertTrue(may_clean_up(shelf.store.root))
         self.successResultOf(stopped)
 
     def test_disk_hangs(self) -> None:

@@ -18,7 +18,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from dicomtw import check, tap, uids
 from dicomtw.config import FLAG, Configuration, Remote, Server, configure, settings_of
 from dicomtw.jsonlog import file_log_observer
-from dicomtw.service import Process
+from dicomtw.service import Process, StartError
 from dicomtw.tap import Options, makeService
 from tests.security.test_tls import identity
 from tests.test_config import EVERYTHING, REMOTE, SERVER
@@ -384,8 +384,29 @@ class ProcessTests(CommandLineTestCase):
             ({"uid": 7, "gid": 8}, (7, 8)),
             ({"uid": 7, "gid": 0}, (7, 0)),
             ({"uid": 7, "gid": None}, (7, 8)),
+            ({"gid": 8}, None),
         ):
             self.assertEqual(Process(options).owner(), owner, options)
+
+    def test_owner_is_set_late(self) -> None:
+        """Options are read when they are needed: twistd sets some of them after we are made."""
+        options: dict[str, Any] = {}
+        process = Process(options)
+        self.assertIsNone(process.owner())
+        options.update(uid=7, gid=8)
+        self.assertEqual(process.owner(), (7, 8))
+
+    def test_no_such_user(self) -> None:
+        """For a user that is none of this machine's a group must be given."""
+
+        def getpwuid(uid: int) -> Any:
+            raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+        self.patch(pwd, "getpwuid", getpwuid)
+        for options in ({"uid": 54321}, {"uid": 54321, "gid": None}):
+            fault = self.assertRaises(StartError, Process(options).owner)
+            self.assertEqual(str(fault), "--uid 54321 is no user of this machine: --gid is needed too")
+        self.assertEqual(Process({"uid": 54321, "gid": 8}).owner(), (54321, 8))
 
     def test_log_observer(self) -> None:
         """Under twistd there is a log observer, made of twistd's own options; elsewhere there is none."""
