@@ -1,4 +1,4 @@
-"""A sender that costs little: whole PDUs on a blocking socket, one for each association; waits for answers."""
+"""A sender that costs little: whole PDUs on a blocking socket for each association; it waits for answers."""
 
 from __future__ import annotations
 
