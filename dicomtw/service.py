@@ -74,16 +74,21 @@ class Process:
 
     def give_up(self, why: str) -> NoReturn:
         """End the process with one line where its user looks, and leave no pid file behind."""
-        pipe, pidfile = self.options.get("statusPipe"), self.options.get("pidfile")
+        pipe = self.options.get("statusPipe")
         if pipe is not None:  # a daemon: its parent is still at the terminal, and reads 100 bytes
             os.write(pipe, f"1 {why}".encode()[:100])
         else:
             # twistd has redirected sys.stderr into its log.
             print(f"dicom: {why}", file=sys.__stderr__, flush=True)
+        self.remove_pidfile()
+        raise SystemExit(1)
+
+    def remove_pidfile(self) -> None:
+        """What twistd does itself when it ends in an orderly way."""
+        pidfile = self.options.get("pidfile")
         if pidfile:
             with contextlib.suppress(OSError):
                 os.unlink(pidfile)
-        raise SystemExit(1)
 
 
 #: Makes the service classes of a server, which stores into the `Store`.
@@ -320,6 +325,7 @@ class DicomService(Service):
         """End the process whatever its threads wait for: what they commit has not been acknowledged."""
         busy = sum(shelf.disk.busy for shelf in self._stores.values())
         self.log.critical("leaving {busy} calls to the disk unfinished", busy=busy)
+        self._process.remove_pidfile()
         os._exit(1)
 
     def stopService(self) -> Deferred[Any]:

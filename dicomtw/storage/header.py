@@ -182,6 +182,8 @@ def find_naming_elements(
     try:
         return find_elements(read_at, transfer_syntax, wanted, head, size)
     except UnreadableDataSet:
+        if transfer_syntax in uids.DEFLATED:
+            raise  # kept as it is, nobody could inflate it
         try:
             found = find_elements(read_at, uids.IMPLICIT_VR_LITTLE_ENDIAN, wanted, head, size)
         except UnreadableDataSet:
