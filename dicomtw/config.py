@@ -1,7 +1,8 @@
 """What can be set, declared once: the command line, the TOML file and the option reference are made from it.
 
-A `Setting` says what a value must be, in words and in code; `Server` and `Remote` are frozen attrs classes of
-settings. `load` reads a TOML file; every fault is a `ConfigError` that names the file, the table and the key.
+A `Kind` says what a value must be, in words and in code; `Server` and `Remote` are frozen attrs classes of
+settings. `configure` joins a TOML file and the command line; every fault is a `ConfigError`, one line that
+names the file, the table and the key, or the option.
 """
 
 from __future__ import annotations

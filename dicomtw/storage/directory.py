@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import itertools
 import os
 import secrets
 import stat
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Final
@@ -24,6 +22,7 @@ from dicomtw import uids
 from dicomtw.errors import DimseError
 from dicomtw.storage import WouldBlock, header, part10
 from dicomtw.storage.locations import Locations
+from dicomtw.storage.lock_file import LockFile
 from dicomtw.storage.part10 import FileMeta
 
 # Statuses of PS3.4 Table B.2-1 and PS3.7 Annex C, spelled out: this layer stands below `dimse`.
@@ -88,8 +87,8 @@ class DirectoryStore:
         self._incoming = root / INCOMING
         self._prefix = f"{os.getpid()}-{secrets.token_hex(4)}"
         self._numbers = itertools.count()  # threads may share it: next() is atomic
-        self._in_use = _LockFile(root / ".lock")
-        self._names = _LockFile(root / ".names")
+        self._in_use = LockFile(root / ".lock")
+        self._names = LockFile(root / ".names")
         self._locations = Locations(root)
         #: Directories known to be there, and (strict) to have their own names on stable storage.
         self._directories: set[Path] = set()
@@ -261,54 +260,6 @@ class DirectoryStore:
         if len(self._directories) >= _DIRECTORIES:
             self._directories.clear()
         self._directories.add(directory)
-
-
-class _LockFile:
-    """A lock that threads and processes share."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._fd = -1
-        self._threads = threading.Lock()
-
-    def open(self) -> None:
-        if self._fd < 0:
-            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-
-    def close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-
-    def try_exclusive(self) -> bool:
-        """Take the lock if nobody has it or shares it."""
-        self.open()
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
-
-    def share(self) -> None:
-        """Share the lock, also if it was ours alone."""
-        fcntl.flock(self._fd, fcntl.LOCK_SH)
-
-    @contextlib.contextmanager
-    def held(self, may_block: bool = True) -> Iterator[None]:
-        """Hold the lock; without `may_block`, raise `WouldBlock` if another has it."""
-        if not self._threads.acquire(may_block):  # flock is one for all threads of a process
-            raise WouldBlock
-        try:
-            try:
-                fcntl.flock(self._fd, fcntl.LOCK_EX | (0 if may_block else fcntl.LOCK_NB))
-            except BlockingIOError:
-                raise WouldBlock from None
-            try:
-                yield
-            finally:
-                fcntl.flock(self._fd, fcntl.LOCK_UN)
-        finally:
-            self._threads.release()
 
 
 class DirectorySink:
