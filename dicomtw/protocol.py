@@ -104,10 +104,10 @@ class DicomProtocol(Protocol):
         """The peer sends no more, but may still read: what it has asked for is answered before we close."""
         self._input_ended = True
         if not self.association.busy:
-            self._close_transport()
+            self.close()
 
     def writeConnectionLost(self) -> None:
-        self._close_transport()
+        self.close()
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
         for timer in (self._artim, self._watch, self._closing):
@@ -151,7 +151,12 @@ class DicomProtocol(Protocol):
         self.transport.write(data)
 
     def close(self) -> None:
-        self._close_transport()
+        if self._closing is None:
+            unread = Hold.UNREAD_ANSWERS in self._holds and self._input_ended
+            grace = self._server.limits.dimse_timeout if unread else CLOSE_GRACE
+            self._closing = self.clock.callLater(grace, self.transport.abortConnection)
+            self.transport.unregisterProducer()
+            self.transport.loseConnection()
 
     @property
     def closing(self) -> bool:
@@ -162,28 +167,17 @@ class DicomProtocol(Protocol):
         """Close a connection that has no association."""
         self.association.ended = self.association.ended or why
         self.provider.stop()
-        self._close_transport()
+        self.close()
 
     def start_artim(self) -> None:
         # While ARTIM runs there is no association, yet or any longer (Sta2, Sta13): it takes nobody's place.
         self._server.associations.discard(self)
         self.stop_artim()
-        self._artim = self.clock.callLater(self._server.limits.artim_timeout, self._artim_expired)
+        self._artim = self.clock.callLater(self._server.limits.artim_timeout, self.provider.artim_expired)
 
     def stop_artim(self) -> None:
         if self._artim is not None and self._artim.active():
             self._artim.cancel()
-
-    def _artim_expired(self) -> None:
-        self.provider.artim_expired()
-
-    def _close_transport(self) -> None:
-        if self._closing is None:
-            unread = Hold.UNREAD_ANSWERS in self._holds and self._input_ended
-            grace = self._server.limits.dimse_timeout if unread else CLOSE_GRACE
-            self._closing = self.clock.callLater(grace, self.transport.abortConnection)
-            self.transport.unregisterProducer()
-            self.transport.loseConnection()
 
     # -- association.Shell
 
@@ -218,7 +212,7 @@ class DicomProtocol(Protocol):
     def idle(self) -> None:
         self._last_activity = self.clock.seconds()
         if self._input_ended:
-            self._close_transport()
+            self.close()
 
     # -- DIMSE and idle timeout
 

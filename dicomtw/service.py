@@ -130,7 +130,7 @@ class DicomService(Service):
         self._stores: dict[Path, _Shelf] = {}
         self._ports: list[IListeningPort] = []
         self._listening = False
-        self._stopping = self._terminating = False
+        self._stopping = False
         self.factories = [self._factory(server) for server in configuration.servers]
 
     def _factory(self, server: Server) -> DicomFactory:
@@ -312,13 +312,13 @@ class DicomService(Service):
             signal.signal(number, lambda *_: self._reactor.callFromThread(self._terminate))
 
     def _terminate(self) -> None:
-        if self._terminating or self._stopping:
+        if self._stopping:
             self.log.warn("stopping now")
             for factory in self.factories:
                 factory.abort("the server stops")
             self._reactor.callLater(CLOSE_GRACE, self._leave)
         else:
-            self._terminating = True  # stopService follows only in the reactor's next turn
+            self._stopping = True  # stopService follows only in the reactor's next turn
             self._reactor.stop()
 
     def _leave(self) -> None:

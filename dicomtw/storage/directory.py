@@ -291,8 +291,9 @@ class DirectorySink:
                 _write_all(self._fd, [*beginning, *fragments])
             except OSError as error:
                 raise self._failure(error) from error
-            for fragment in fragments:
-                self._head += fragment[: _HEAD - len(self._head)]
+            if len(self._head) < _HEAD:
+                for fragment in fragments:
+                    self._head += fragment[: _HEAD - len(self._head)]
         self._size += length
 
     def commit(self, may_block: bool = True) -> None:
