@@ -1,6 +1,6 @@
 """The few faults, each carrying its wire code.
 
-Parsers raise `ProtocolError` and nothing else. A service raises `DimseError`, and that is the
+Parsers of PDUs and messages raise `ProtocolError` and nothing else, those of data sets `UnreadableDataSet`. A service raises `DimseError`, and that is the
 response. Anything else that escapes is a bug of ours: it is logged and the association aborted.
 """
 
@@ -30,6 +30,18 @@ class ProtocolError(Exception):
 
 class LocalStateError(Exception):
     """We asked for something that the association's state does not allow. Never reaches the wire."""
+
+
+class UnreadableDataSet(Exception):
+    """These bytes are no data set in their transfer syntax, or too deeply nested or too long to be walked."""
+
+
+class IndexFault(Exception):
+    """The index of a store cannot be used now: one line that says why. No object is lost by it."""
+
+
+class Cancelled(Exception):
+    """The operation is cancelled: by C-CANCEL, or because nobody is left to answer (PS3.7 9.3.2.3)."""
 
 
 class DimseError(Exception):

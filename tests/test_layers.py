@@ -25,9 +25,10 @@ ARROW: dict[str, tuple[str, ...]] = {
     "ae_title": (),
     "ul": (*GROUND, "ul"),
     "dimse": (*GROUND, "ul", "dimse"),
-    "storage": ("errors", "uids", "storage"),
+    "encoding": ("errors", "uids", "encoding"),
+    "storage": ("errors", "uids", "encoding", "storage"),
     "services/__init__": (*GROUND, "ul.negotiation", "dimse", "storage"),
-    "services": (*GROUND, "ul.negotiation", "dimse", "storage", "services"),
+    "services": (*GROUND, "ul.negotiation", "dimse", "encoding", "storage", "services"),
     "security": (*GROUND, "ul.pdu", "security"),
     "feed": (*GROUND, "storage"),
     "operations": (*GROUND, "ul.negotiation", "dimse", "storage", "services/__init__", "feed"),
@@ -59,7 +60,7 @@ ARROW: dict[str, tuple[str, ...]] = {
 }
 
 #: What knows nothing of Twisted.
-WITHOUT_TWISTED = (*GROUND, "ul", "dimse", "storage", "services", "security", "config")
+WITHOUT_TWISTED = (*GROUND, "ul", "dimse", "encoding", "storage", "services", "security", "config")
 
 
 def name_of(path: Path) -> str:

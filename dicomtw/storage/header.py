@@ -13,6 +13,7 @@ from struct import Struct
 from typing import Final
 
 from dicomtw import uids
+from dicomtw.errors import UnreadableDataSet
 
 SOP_CLASS_UID: Final = 0x00080016
 SOP_INSTANCE_UID: Final = 0x00080018
@@ -38,10 +39,6 @@ _IMPLICIT = Struct("<HHL")
 
 #: Reads up to `length` bytes of the data set from `offset`; fewer only at its end.
 ReadAt = Callable[[int, int], bytes]
-
-
-class UnreadableDataSet(Exception):
-    """These bytes are no data set in this transfer syntax, or too deeply nested to be walked."""
 
 
 class _Elements:
