@@ -69,7 +69,11 @@ class WheelTests(SynchronousTestCase):
         expected = {
             str(path.relative_to(CHECKOUT)) for path in (CHECKOUT / "dicomtw").rglob("*.py") if path.is_file()
         }
-        data = {"dicomtw/py.typed", "dicomtw/security/ffdhe3072.pem"}
+        data = {
+            "dicomtw/py.typed",
+            "dicomtw/encoding/dictionary.txt",
+            "dicomtw/security/ffdhe3072.pem",
+        }
         self.assertEqual(code, expected | data | {"twisted/plugins/dicomtw_plugin.py"})
         self.assertTrue(any(name.startswith(info) and name.endswith("LICENSE") for name in names))
         self.assertEqual(HeaderParser().parsestr(metadata)["Version"], dicomtw.__version__)
