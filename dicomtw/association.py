@@ -1,40 +1,43 @@
 """The DICOM service-user of one association: what PS3.8 calls the user of the upper layer service.
 
-It answers proposals (`negotiation` and `access` decide), puts requests together and has services perform
-them, and sends their answers. It knows neither sockets nor files.
+It puts messages together and has services perform the requests among them, matches responses with the
+requests that we have made ourselves, and sends both. How an association comes about is the business of
+`acceptor` and `requestor`. It knows neither sockets nor files.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Sequence
 from enum import Flag, auto
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
-import attrs
-from twisted.internet import defer
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
-from dicomtw import ae_title, uids
-from dicomtw.dimse import status, writer
-from dicomtw.dimse.messages import C_CANCEL_RQ, Command, DataSet
+from dicomtw import uids
+from dicomtw.dimse import status
+from dicomtw.dimse.messages import (
+    C_CANCEL_RQ,
+    C_STORE_RQ,
+    MEDIUM,
+    Command,
+    DataSet,
+    MessageType,
+)
 from dicomtw.dimse.reader import MessageReader
-from dicomtw.errors import DimseError, ProtocolError
+from dicomtw.errors import DimseError, LocalStateError
 from dicomtw.feed import Disk, Feed
-from dicomtw.operations import OPERATIONS_WINDOW, Operation, OperationQueue
-from dicomtw.security.access import AccessPolicy, Decision, Requestor
-from dicomtw.services import ServiceRegistry
-from dicomtw.ul.items import MaximumLength
+from dicomtw.operations import Operation, OperationQueue, or_cancelled
+from dicomtw.outbox import Outbox
+from dicomtw.requests import Answer, Request, Requests
+from dicomtw.services import DataSetSource, MemorySink, Response, ServiceRegistry
 from dicomtw.ul.machine import State
-from dicomtw.ul.negotiation import AcceptedContext, Acceptor, RefusedContext, check_contexts, negotiate
-from dicomtw.ul.pdu import A_ABORT, A_ASSOCIATE_RJ, A_ASSOCIATE_RQ, Result, Source
+from dicomtw.ul.negotiation import AcceptedContext, RefusedContext
+from dicomtw.ul.pdu import A_ABORT, A_ASSOCIATE_AC, A_ASSOCIATE_RJ, A_ASSOCIATE_RQ
 from dicomtw.ul.provider import Provider
 
-# PS3.8 Table 9-21
-TEMPORARY_CONGESTION = A_ASSOCIATE_RJ(Result.REJECTED_TRANSIENT, Source.SERVICE_PROVIDER_PRESENTATION, 1)
-LOCAL_LIMIT_EXCEEDED = A_ASSOCIATE_RJ(Result.REJECTED_TRANSIENT, Source.SERVICE_PROVIDER_PRESENTATION, 2)
-APPLICATION_CONTEXT_NOT_SUPPORTED = A_ASSOCIATE_RJ(Result.REJECTED_PERMANENT, Source.SERVICE_USER, 2)
+T = TypeVar("T")
 
 #: Failed operations of one association that get a log line of their own; all are counted in the summary.
 _FAILURES_LOGGED = 5
@@ -43,40 +46,20 @@ _FAILURES_LOGGED = 5
 _CAN_SEND = (State.Sta6, State.Sta8)
 
 
-@attrs.frozen(kw_only=True)
-class ApplicationEntity:
-    """One server as its associations see it: its name, its rules, its services."""
-
-    access: AccessPolicy
-    registry: ServiceRegistry
-    disk: Disk
-    maximum_length: int = 262144
-    no_implementation_version_name: bool = False
-    enforce_default_transfer_syntax: bool = False
-    preferred_transfer_syntaxes: tuple[str, ...] = ()
-
-
 class Hold(Flag):
     """Why nothing is read from a peer for a while."""
 
     DISK = auto()
     #: Too many of its requests wait.
     OPERATIONS = auto()
-    #: It does not read what we answer.
+    #: It does not read what we send.
     UNREAD_ANSWERS = auto()
+    #: Its responses wait for whoever has asked.
+    RESPONSES = auto()
 
 
 class Shell(Protocol):
     """What an association asks of whoever carries its bytes."""
-
-    def requestor_address(self) -> str:
-        """The peer's address; asked when it proposes the association, not before."""
-
-    def full(self) -> A_ASSOCIATE_RJ | None:
-        """The transient rejection to send if no further association is possible now."""
-
-    def resolve(self, names: frozenset[str]) -> Deferred[frozenset[str]]:
-        """The addresses of host names."""
 
     def hold(self, reason: Hold, held: bool) -> None:
         """Stop reading from the peer for `reason`, or (False) no longer for it."""
@@ -89,13 +72,14 @@ class Shell(Protocol):
 
 
 class Association:
-    """One association that a peer has requested of `entity`. It is a `provider.User`."""
+    """One association, whoever has requested it. It is a `provider.User`; `disk` is where data sets go to."""
 
     log = Logger()
 
-    def __init__(self, entity: ApplicationEntity, shell: Shell) -> None:
-        self._entity = entity
+    def __init__(self, shell: Shell, registry: ServiceRegistry, disk: Disk) -> None:
         self._shell = shell
+        self._registry = registry
+        self._disk = disk
         self.provider: Provider
         self.calling_ae_title = ""
         self.called_ae_title = ""
@@ -104,104 +88,52 @@ class Association:
         #: How it ended, in words; empty while it lives.
         self.ended = ""
         # For the summary: operations that succeeded by name, failures by status, and the bytes of all data
-        # sets, refused ones too.
+        # sets, refused ones too; then what we have sent.
         self.operations: Counter[str] = Counter()
         self.failures: Counter[int] = Counter()
         self.data_set_bytes = 0
+        self.objects_sent = 0
+        self.bytes_sent = 0
         self.lax_uids = False
         self.unfinished = 0
         self._reader: MessageReader | None = None
-        self._peer_maximum_length = 0
+        self._outbox: Outbox
         self._receiving: Operation | None = None
         self._fragments: list[memoryview] = []
         self._queue = OperationQueue(self, 1)
+        self._requests = Requests(lambda waiting: self._shell.hold(Hold.RESPONSES, waiting))
+        self._answered: tuple[Request, Command] | None = None
+        self._answer = MemorySink()
+        self._extended_negotiation: dict[str, bytes] = {}
         self._busy_feeds = 0
         self._release_requested = False
 
-    # -- association establishment
+    # -- association establishment: a role overrides what it is told
 
     def associate_indication(self, rq: A_ASSOCIATE_RQ) -> None:
-        """PS3.8 7.1: decide, and answer now or when the names that the decision needs are resolved."""
-        self.calling_ae_title = ae_title.significant(rq.calling_ae_title)
-        self.called_ae_title = ae_title.significant(rq.called_ae_title)
-        if rq.application_context_name != uids.APPLICATION_CONTEXT_NAME:
-            name = rq.application_context_name
-            self._reject(APPLICATION_CONTEXT_NOT_SUPPORTED, f"application context name {name[:64]!r}")
-            return
-        requestor = Requestor(
-            calling_ae_title=rq.calling_ae_title,
-            called_ae_title=rq.called_ae_title,
-            address=self._shell.requestor_address(),
-        )
-        decision = self._entity.access.decide(requestor)
-        if decision.rejection is None:
-            # Of no interest from somebody who is turned away: only now the proposal itself is looked at.
-            check_contexts(rq.presentation_contexts)
-            maximum_length = rq.user_information.first(MaximumLength)
-            if maximum_length is not None:
-                self._peer_maximum_length = maximum_length.maximum_length_received
-            try:
-                writer.fragment_length(self._peer_maximum_length)
-            except ValueError as error:
-                raise ProtocolError(str(error)) from None
-        if decision.resolve and self._shell.full() is None:
-            resolved = self._shell.resolve(decision.resolve)
-            resolved.addCallbacks(
-                lambda addresses: self._decided(rq, self._entity.access.decide(requestor, addresses)),
-                self._not_resolved,
-            )
-            resolved.addErrback(self.bug)
-        else:
-            self._decided(rq, decision)
+        raise AssertionError("a requestor gets no indication")
 
-    def _decided(self, rq: A_ASSOCIATE_RQ, decision: Decision) -> None:
-        if self.provider.state != State.Sta3 or self.ended:
-            return  # it left, or was turned out, while its name was looked up
-        if decision.rejection is not None:
-            self._reject(decision.rejection, decision.why)
-            return
-        full = self._shell.full()
-        if full is not None:
-            self._reject(full, "no further association possible now")
-            return
-        entity, remote = self._entity, decision.remote
-        anonymous = entity.no_implementation_version_name or (
-            remote is not None and remote.no_implementation_version_name
-        )
-        agreement = negotiate(
-            rq,
-            Acceptor(
-                offer=entity.registry.offer,
-                maximum_length=entity.maximum_length,
-                preferred_transfer_syntaxes=entity.preferred_transfer_syntaxes,
-                enforce_default_transfer_syntax=entity.enforce_default_transfer_syntax
-                or (remote is not None and remote.enforce_default_transfer_syntax),
-                implementation_version_name=None if anonymous else uids.IMPLEMENTATION_VERSION_NAME,
-                operations_window=OPERATIONS_WINDOW,
-            ),
-        )
-        self.accepted = dict(agreement.accepted)
-        self.refused = agreement.refused
-        self._queue = OperationQueue(self, agreement.operations_window)
-        self._reader = MessageReader(self.accepted, self)
-        self._shell.associated()
-        self.provider.associate_response(agreement.ac)
-
-    def _not_resolved(self, failure: Failure) -> None:
-        if not failure.check(defer.TimeoutError, defer.CancelledError):
-            self.log.failure("names of remotes cannot be resolved", failure)
-        self._reject(TEMPORARY_CONGESTION, "the names of remotes cannot be resolved now")
-
-    def _reject(self, rejection: A_ASSOCIATE_RJ, why: str) -> None:
-        if self.provider.state != State.Sta3:
-            return  # it left meanwhile
-        self.ended = f"rejected with {rejection}: {why}"
-        self.provider.associate_response(rejection)
-
-    def associate_confirmation_accept(self, pdu: Any) -> None:
+    def associate_confirmation_accept(self, ac: A_ASSOCIATE_AC) -> None:
         raise AssertionError("an acceptor gets no confirmation")
 
-    associate_confirmation_reject = associate_confirmation_accept
+    def associate_confirmation_reject(self, rj: A_ASSOCIATE_RJ) -> None:
+        raise AssertionError("an acceptor gets no confirmation")
+
+    def _established(self, peer_maximum_length: int, *, performed: int, invoked: int) -> None:
+        """What `accepted` says is agreed on, with windows for operations performed and invoked by us."""
+        self._queue = OperationQueue(self, performed)
+        self._requests.window = invoked
+        self._reader = MessageReader(self.accepted, self)
+        self._outbox = Outbox(self.provider.data_request, peer_maximum_length, self._disk)
+        self._shell.associated()
+
+    def _scu_of(self, sop_class_uid: str) -> bool:
+        """Whether we may be the SCU of a SOP class (PS3.7 D.3.3.4)."""
+        raise NotImplementedError
+
+    def _refusal(self, request: Command) -> DimseError | None:
+        """Why a request is not performed for this peer."""
+        return None
 
     # -- data transfer
 
@@ -230,26 +162,43 @@ class Association:
         """Whether we owe the peer an answer."""
         return self._queue.busy
 
+    @property
+    def waits_for_response(self) -> bool:
+        """Whether the peer owes us one."""
+        return self._requests.outstanding
+
+    def taken(self, taken: bool) -> None:
+        """The peer takes what we send, or (False) too much of it waits."""
+        if self._reader is not None:
+            self._outbox.taken(taken)
+
     # -- dimse.reader.MessageReceiver
 
     def command_received(self, context_id: int, command: Command) -> None:
         if command.is_response:
-            raise ProtocolError(f"{command.message_type.name} to nothing that we asked")
-        operation = Operation(self.accepted[context_id], command, self.calling_ae_title, self.called_ae_title)
+            self._answered = self._requests.match(context_id, command), command
+            self._answer = MemorySink()
+            return
+        operation = Operation(
+            self.accepted[context_id], command, self.calling_ae_title, self.called_ae_title, self, self
+        )
         self._receiving = operation
         if command.message_type is C_CANCEL_RQ:
             return
         try:
-            service, operation.perform = self._entity.registry.perform(
+            service, operation.perform = self._registry.perform(
                 operation.context.abstract_syntax, command.message_type
             )
+            refusal = self._refusal(command)
+            if refusal is not None:
+                raise refusal
             if command.message_type.data_set is DataSet.ALWAYS and not command.has_data_set:
                 raise DimseError(status.MISTYPED_ARGUMENT, "the data set is missing")
             if not uids.is_strict_uid(command.affected_sop_instance_uid or "0"):
                 self.lax_uids = True
             if command.has_data_set:
                 sink = service.data_set_sink(operation)
-                operation.feed = Feed(sink, self._entity.disk, self._disk_busy)
+                operation.feed = Feed(sink, self._disk, self._disk_busy)
         except DimseError as refusal:
             operation.refusal = refusal
 
@@ -259,36 +208,48 @@ class Association:
             operation = self._receiving
             if operation is not None and operation.feed is not None:
                 self._fragments.append(data)
+            elif self._answered is not None:
+                self._answer.write([data])
 
     def message_ended(self) -> None:
+        if self._answered is not None:
+            (request, command), self._answered = self._answered, None
+            self._requests.answered(request, Answer(command, bytes(self._answer.data)))
+            return
         self.chunk_ended()
         operation, self._receiving = self._receiving, None
         assert operation is not None
         if operation.request.message_type is C_CANCEL_RQ:
-            return  # of an operation that is over: nothing we perform yet takes long enough to be cancelled
-        self._queue.add(operation)
+            self._queue.cancel(operation.request.message_id_being_responded_to or 0)
+        else:
+            self._queue.add(operation)
 
     # -- operations.Performer
 
-    def performed(self, operation: Operation, result: int, comment: str) -> None:
+    def pending(self, operation: Operation, response: Response) -> None:
+        if self.provider.state in _CAN_SEND:
+            command = operation.response(response).encode()
+            self._outbox.send(operation.context.context_id, command, response.data_set)
+
+    def ready(self) -> Deferred[None]:
+        return self._outbox.ready()
+
+    def performed(self, operation: Operation, response: Response) -> None:
         name = operation.request.message_type.name.removesuffix("-RQ")
-        if status.category(result) is status.Category.FAILURE:
-            self.failures[result] += 1
+        if status.category(response.status) is status.Category.FAILURE:
+            self.failures[response.status] += 1
             if self.failures.total() <= _FAILURES_LOGGED:
                 self.log.warn(
                     "{name} of {calling!r} answered {status:04X}H: {comment}",
                     name=name,
                     calling=self.calling_ae_title,
-                    status=result,
-                    comment=comment,
+                    status=response.status,
+                    comment=response.comment,
                 )
         else:
             self.operations[name] += 1
-        if self.provider.state not in _CAN_SEND:
-            return  # the peer is gone; what it sent is stored, and it was not told
-        response = operation.response(result, comment).encode()
-        context_id = operation.context.context_id
-        self.provider.data_request(writer.command_pdus(context_id, response, self._peer_maximum_length))
+        # Else the peer is gone; what it sent is stored, and it was not told.
+        self.pending(operation, response)
 
     def waiting(self, too_many: bool) -> None:
         self._shell.hold(Hold.OPERATIONS, too_many)
@@ -304,19 +265,105 @@ class Association:
         self.log.failure("bug in an association of {calling!r}", failure, calling=self.calling_ae_title)
         self.abort("internal error")
 
+    # -- operations.Surroundings
+
+    def extended_negotiation(self, sop_class_uid: str) -> bytes:
+        return self._extended_negotiation.get(sop_class_uid, b"")
+
+    def call_in_thread(self, function: Callable[[], T]) -> Deferred[T]:
+        return self._disk.call_in_thread(function, waits=True)
+
+    # -- requests of ours; services.SubOperations
+
+    def contexts(self, sop_class_uid: str) -> Sequence[AcceptedContext]:
+        """The presentation contexts of a SOP class in which we may be its SCU."""
+        if not self._scu_of(sop_class_uid):
+            return ()
+        return [context for context in self.accepted.values() if context.abstract_syntax == sop_class_uid]
+
+    async def invoke(
+        self,
+        context: AcceptedContext,
+        message_type: MessageType,
+        data_set: bytes | DataSetSource | None = None,
+        **elements: Any,
+    ) -> Request:
+        """Make a request when the window has room for it; `elements` of its command by name.
+
+        Raises `AssociationLost`, and what `data_set` raises: the association is then aborted.
+        """
+        request = await self._requests.begin(message_type, context)
+        if self.provider.state != State.Sta6:
+            raise LocalStateError(f"{message_type.name} in {self.provider.state.name}")
+        command = message_type(
+            data_set=data_set is not None, message_id=request.message_id, **elements
+        ).encode()
+        if data_set is None or isinstance(data_set, bytes):
+            self._outbox.send(context.context_id, command, data_set)
+            return request
+        try:
+            self.bytes_sent += await self._outbox.send_from(context.context_id, command, data_set)
+        except BaseException:
+            # Half a message is sent, and nothing else can follow it.
+            self.abort("a data set could not be read to its end")
+            raise
+        self.objects_sent += 1
+        return request
+
+    def cancel(self, request: Request) -> None:
+        """PS3.7 9.3.2.3: ask the peer to end an operation; its last response is still to come."""
+        if not request.over and self.provider.state == State.Sta6:
+            command = C_CANCEL_RQ(message_id_being_responded_to=request.message_id)
+            self._outbox.send(request.context.context_id, command.encode())
+
+    def c_store(
+        self,
+        context: AcceptedContext,
+        sop_instance_uid: str,
+        data_set: DataSetSource,
+        *,
+        move_originator: tuple[str, int] | None = None,
+        priority: int = MEDIUM,
+    ) -> Deferred[Response]:
+        """PS3.7 9.1.1: send an object, and wait for the response. See `services.SubOperations`."""
+        title, message_id = move_originator or (None, None)
+
+        async def store() -> Response:
+            try:
+                request = await self.invoke(
+                    context,
+                    C_STORE_RQ,
+                    data_set,
+                    affected_sop_class_uid=context.abstract_syntax,
+                    affected_sop_instance_uid=sop_instance_uid,
+                    priority=priority,
+                    move_originator_application_entity_title=title,
+                    move_originator_message_id=message_id,
+                )
+            finally:
+                data_set.close()
+            answer = await request.answer()
+            return Response(answer.command.status or 0, comment=answer.command.error_comment or "")
+
+        return or_cancelled(Deferred.fromCoroutine(store()))
+
     # -- the end
 
     def release_indication(self, _: Any) -> None:
-        """PS3.8 7.2: what is being performed is answered first (AR-7); what is half sent is dropped."""
+        """PS3.8 7.2: what is being performed is answered first (AR-7); what is half sent is dropped, and
+        what has many responses is cancelled.
+        """
         self._release_requested = True
         self._drop_received()
+        self._queue.cancel_all()
+        self._requests.lost("the peer has requested the release of the association")
         if not self.busy:
             self.all_performed()
 
     def release_confirmation(self, _: Any) -> None:
         raise AssertionError("we have requested no release")
 
-    def abort_indication(self, _: A_ABORT) -> None:
+    def abort_indication(self, pdu: A_ABORT) -> None:
         self._gone("aborted by the peer")
 
     def p_abort_indication(self, cause: Any) -> None:
@@ -335,11 +382,15 @@ class Association:
     def _gone(self, how: str) -> None:
         self.ended = self.ended or how
         self._drop_received()
-        self.unfinished += self._queue.drop_waiting()
+        self._requests.lost(self.ended)
+        if self._reader is not None:
+            self._outbox.close(self.ended)
+        self.unfinished += self._queue.drop()
 
     def _drop_received(self) -> None:
         """Leave no trace of a message that will not become complete."""
         operation, self._receiving = self._receiving, None
+        self._answered = None
         self._fragments.clear()
         if operation is not None:
             self.unfinished += 1

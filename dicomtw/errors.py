@@ -44,6 +44,10 @@ class Cancelled(Exception):
     """The operation is cancelled: by C-CANCEL, or because nobody is left to answer (PS3.7 9.3.2.3)."""
 
 
+class AssociationLost(Exception):
+    """The association that was to carry something has ended, or did not come about; the text says how."""
+
+
 class DimseError(Exception):
     """The status a DIMSE operation ends with when it fails, and a comment for the peer (PS3.7 Annex C).
 

@@ -6,12 +6,13 @@ import functools
 import itertools
 import time
 from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from dicomtw.services import DataSetSource
 from dicomtw.storage import DataSetSink, WouldBlock
 
 T = TypeVar("T")
@@ -28,14 +29,17 @@ _PATIENCE: Final = 10.0
 #: Removing more than this, in bytes, is left to a thread.
 _LARGE: Final = 1 << 20
 
-#: Calls a function in a thread; what it returns or raises is the Deferred's result.
-InThread = Callable[[Callable[[], T]], "Deferred[T]"]
+
+class InThread(Protocol):
+    """Calls a function in a thread; what it returns or raises is the Deferred's result."""
+
+    def __call__(self, function: Callable[[], T], /) -> Deferred[T]: ...
 
 
 class Disk:
     """How fast one disk has been of late, and the threads to wait for it in."""
 
-    def __init__(self, in_thread: InThread[None]) -> None:
+    def __init__(self, in_thread: InThread) -> None:
         self._in_thread = in_thread
         self._lags_until = 0.0
         #: When the calls that are in threads now should be over.
@@ -56,25 +60,25 @@ class Disk:
         # A disk that hangs shows in no call that is over.
         return any(now > deadline for deadline in self._deadlines.values())
 
-    def call(self, function: Callable[[], None]) -> None:
+    def call(self, function: Callable[[], T]) -> T:
         """Call `function` here, and see how long it takes."""
         started = time.monotonic()
         try:
-            function()
+            return function()
         finally:
             self._took(time.monotonic() - started)
 
-    def call_in_thread(self, function: Callable[[], None], *, waits: bool = False) -> Deferred[None]:
+    def call_in_thread(self, function: Callable[[], T], *, waits: bool = False) -> Deferred[T]:
         """Call `function` in a thread, and see how long it takes unless it `waits` for the disk by intent."""
         number = next(self._numbers)
         self._deadlines[number] = time.monotonic() + (_PATIENCE if waits else _LAG_REMEMBERED)
         taken = 0.0  # by the call itself, however long it waited for a thread
 
-        def timed() -> None:
+        def timed() -> T:
             nonlocal taken
             started = time.monotonic()
             try:
-                function()
+                return function()
             finally:
                 taken = time.monotonic() - started
 
@@ -85,6 +89,12 @@ class Disk:
             return result
 
         return self._in_thread(timed).addBoth(over)
+
+    async def read(self, source: DataSetSource, length: int) -> bytes:
+        """The next bytes of `source`, read here while the disk keeps up and in a thread while it lags."""
+        if self.lags:
+            return await self.call_in_thread(lambda: source.read(length))
+        return self.call(lambda: source.read(length))
 
     def _took(self, seconds: float) -> None:
         if seconds > _LAG:

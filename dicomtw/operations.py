@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable
-from typing import Any, Protocol
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import Any, Protocol, TypeVar
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 
-from dicomtw.dimse.messages import Command, response_type
-from dicomtw.errors import DimseError
+from dicomtw.dimse import status
+from dicomtw.dimse.messages import C_FIND_RQ, C_GET_RQ, C_MOVE_RQ, Command, response_type
+from dicomtw.errors import Cancelled, DimseError
 from dicomtw.feed import Feed
-from dicomtw.services import MemorySink, Perform
+from dicomtw.services import MemorySink, Perform, Response, SubOperations
 from dicomtw.storage import DataSetSink
 from dicomtw.ul.negotiation import AcceptedContext
 
@@ -22,18 +23,64 @@ OPERATIONS_WINDOW = 4
 _MAXIMUM_WAITING = 4
 
 
+T = TypeVar("T")
+
+
+def or_cancelled(deferred: Deferred[T]) -> Deferred[T]:
+    """`deferred`, which says in our own words that it is cancelled: services know nothing of Twisted."""
+
+    def translate(failure: Any) -> Any:
+        failure.trap(CancelledError)
+        raise Cancelled
+
+    return deferred.addErrback(translate)
+
+
+class Surroundings(Protocol):
+    """What an operation asks of its association."""
+
+    def extended_negotiation(self, sop_class_uid: str) -> bytes:
+        """What was agreed on for a SOP class in extended negotiation."""
+
+    def call_in_thread(self, function: Callable[[], T], /) -> Deferred[T]:
+        """Call what may block, off the reactor thread."""
+
+
 class Operation:
     """A request being received or performed; what a service sees as `services.Operation`."""
 
-    __slots__ = ("called_ae_title", "calling_ae_title", "context", "feed", "perform", "refusal", "request")
+    __slots__ = (
+        "_surroundings",
+        "called_ae_title",
+        "calling_ae_title",
+        "cancelled",
+        "context",
+        "feed",
+        "perform",
+        "refusal",
+        "request",
+        "shields",
+        "sub_operations",
+    )
 
     def __init__(
-        self, context: AcceptedContext, request: Command, calling_ae_title: str, called_ae_title: str
+        self,
+        context: AcceptedContext,
+        request: Command,
+        calling_ae_title: str,
+        called_ae_title: str,
+        surroundings: Surroundings,
+        sub_operations: SubOperations,
     ) -> None:
         self.context = context
         self.request = request
         self.calling_ae_title = calling_ae_title
         self.called_ae_title = called_ae_title
+        self.sub_operations = sub_operations
+        self._surroundings = surroundings
+        #: C-CANCEL has come; it takes effect when there is no shield.
+        self.cancelled = False
+        self.shields = 0
         #: How a service performs it, and where its data set goes; or why it is refused.
         self.perform: Perform | None = None
         self.feed: Feed | None = None
@@ -49,6 +96,20 @@ class Operation:
         assert self.feed is not None, f"{self.request.message_type.name} has no data set"
         return self.feed.sink
 
+    @property
+    def extended_negotiation(self) -> bytes:
+        return self._surroundings.extended_negotiation(self.context.abstract_syntax)
+
+    def call_in_thread(self, function: Callable[[], T]) -> Awaitable[T]:
+        return or_cancelled(self._surroundings.call_in_thread(function))
+
+    async def shielded(self, awaitable: Awaitable[T]) -> T:
+        self.shields += 1
+        try:
+            return await awaitable
+        finally:
+            self.shields -= 1
+
     def commit(self) -> Awaitable[None]:
         assert self.feed is not None, f"{self.request.message_type.name} has no data set"
         return self.feed.commit()
@@ -58,8 +119,8 @@ class Operation:
         if self.feed is not None:
             self.feed.discard()
 
-    def response(self, status: int, comment: str) -> Command:
-        """The response, which says again what the request was about."""
+    def response(self, response: Response) -> Command:
+        """The command of a response, which says again what the request was about."""
         request = self.request
         answer = response_type(request.message_type)
         elements = {
@@ -68,21 +129,28 @@ class Operation:
             or request.requested_sop_instance_uid,
             "event_type_id": request.event_type_id,
             "action_type_id": request.action_type_id,
-            "error_comment": comment[:64] or None,
+            "error_comment": response.comment[:64] or None,
         }
         possible = {element.name for element in answer.optional}
         return answer(
-            data_set=False,
+            data_set=response.data_set is not None,
             message_id_being_responded_to=request.message_id,
-            status=status,
+            status=response.status,
             **{name: value for name, value in elements.items() if name in possible},
+            **response.elements,
         )
 
 
 class Performer(Protocol):
     """Whom an `OperationQueue` tells."""
 
-    def performed(self, operation: Operation, status: int, comment: str) -> None:
+    def pending(self, operation: Operation, response: Response) -> None:
+        """A response before the last one."""
+
+    def ready(self) -> Deferred[None]:
+        """Fires when the peer takes further responses."""
+
+    def performed(self, operation: Operation, response: Response) -> None:
         """The operation is over: respond."""
 
     def waiting(self, too_many: bool) -> None:
@@ -102,7 +170,9 @@ class OperationQueue:
         self._performer = performer
         self._window = window
         self._waiting: deque[Operation] = deque()
-        self._running = 0
+        self._running: dict[Operation, Deferred[None] | None] = {}
+        #: Those of the running operations that have many responses, and so can be cancelled.
+        self._cancellable: set[Operation] = set()
         self._starting = False
 
     @property
@@ -115,39 +185,103 @@ class OperationQueue:
         self._waiting.append(operation)
         self._perform_next()
 
-    def drop_waiting(self) -> int:
-        """Perform nothing more, but for what is being performed; the number of requests dropped."""
-        dropped = len(self._waiting)
+    def cancel(self, message_id: int) -> None:
+        """PS3.7 9.3.2.3: cancel the operation of this Message ID, if it is one that has many responses."""
+        for operation in (*self._running, *self._waiting):
+            if operation.request.message_id == message_id:
+                self._cancel(operation)
+
+    def cancel_all(self) -> None:
+        """Cancel what can be cancelled."""
+        for operation in (*self._running, *self._waiting):
+            self._cancel(operation)
+
+    def _cancel(self, operation: Operation, by_force: bool = False) -> None:
+        performing = self._running.get(operation)
+        if operation in self._cancellable:
+            operation.cancelled = True
+            if performing is not None and (by_force or not operation.shields):
+                performing.cancel()
+        elif operation not in self._running and operation.request.message_type in _CANCELLABLE:
+            operation.refusal = operation.refusal or DimseError(status.CANCEL)
+
+    def drop(self) -> int:
+        """Nobody is left to answer: perform nothing more but what cannot be cancelled.
+
+        Returns the number of operations dropped.
+        """
+        dropped = len(self._waiting) + len(self._cancellable)
         while self._waiting:
             self._waiting.popleft().discard()
+        for operation in tuple(self._running):
+            self._cancel(operation, by_force=True)
         return dropped
 
     def _perform_next(self) -> None:
         if self._starting:
             return  # called by an operation that was over at once: the loop below goes on
         self._starting = True
-        while self._waiting and self._running < self._window:
-            self._running += 1
-            performed = Deferred.fromCoroutine(self._perform(self._waiting.popleft()))
-            performed.addErrback(self._performer.bug)
+        while self._waiting and len(self._running) < self._window:
+            operation = self._waiting.popleft()
+            self._running[operation] = None
+            performing = Deferred.fromCoroutine(self._perform(operation))
+            if operation in self._running:
+                self._running[operation] = performing
+            performing.addErrback(self._performer.bug)
         self._starting = False
         self._performer.waiting(len(self._waiting) >= _MAXIMUM_WAITING)
         if not self.busy:
             self._performer.all_performed()
 
     async def _perform(self, operation: Operation) -> None:
-        comment = ""
         try:
-            if operation.refusal is not None:
-                raise operation.refusal
-            assert operation.perform is not None
-            if operation.feed is not None:
-                await operation.feed.written()
-            status = await operation.perform(operation)
+            response = await self._response(operation)
         except DimseError as error:
-            status, comment = error.status, error.comment
+            response = Response(error.status, comment=error.comment)
+        except (Cancelled, CancelledError):
+            response = Response(status.CANCEL)
         finally:
-            self._running -= 1
+            del self._running[operation]
+            self._cancellable.discard(operation)
             operation.discard()
-        self._performer.performed(operation, status, comment)
+        self._performer.performed(operation, response)
         self._perform_next()
+
+    async def _response(self, operation: Operation) -> Response:
+        """Perform; the last response."""
+        if operation.refusal is not None:
+            raise operation.refusal
+        assert operation.perform is not None
+        if operation.feed is not None:
+            await operation.feed.written()
+        performing = operation.perform(operation)
+        if isinstance(performing, AsyncGenerator):
+            self._cancellable.add(operation)
+            return await self._last_response(operation, performing)
+        answer = await performing
+        return answer if isinstance(answer, Response) else Response(answer)
+
+    async def _last_response(
+        self, operation: Operation, responses: AsyncGenerator[Response, None]
+    ) -> Response:
+        step: Awaitable[Response] = anext(responses)
+        try:
+            while True:
+                try:
+                    response = await step
+                except StopAsyncIteration:
+                    return Response(status.SUCCESS)
+                if status.category(response.status) is not status.Category.PENDING:
+                    return response
+                self._performer.pending(operation, response)
+                try:
+                    await self._performer.ready()
+                except CancelledError:
+                    operation.cancelled = True
+                step = responses.athrow(Cancelled()) if operation.cancelled else anext(responses)
+        finally:
+            await responses.aclose()
+
+
+#: Requests that C-CANCEL-RQ is about (PS3.7 9.3.2.3, 9.3.3.3, 9.3.4.3).
+_CANCELLABLE = (C_FIND_RQ, C_GET_RQ, C_MOVE_RQ)

@@ -20,13 +20,13 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from dicomtw.association import (
+from dicomtw.acceptor import (
     LOCAL_LIMIT_EXCEEDED,
     TEMPORARY_CONGESTION,
+    AcceptedAssociation,
     ApplicationEntity,
-    Association,
-    Hold,
 )
+from dicomtw.association import Association, Hold
 from dicomtw.summary import NOTHING_SAID, log_summary, tls_fault, tls_of
 from dicomtw.ul.machine import State
 from dicomtw.ul.pdu import A_ASSOCIATE_RJ
@@ -54,29 +54,33 @@ class Limits:
 
 
 @implementer(IHalfCloseableProtocol, IPushProducer)
-class DicomProtocol(Protocol):
-    """One connection of a peer: it carries the bytes of one association and keeps its timers."""
+class AssociationProtocol(Protocol):
+    """One connection: it carries the bytes of one association, whoever has requested it, and keeps its timers."""
 
     log = Logger()
     transport: Any  # TCP, TLS or UNIX, perhaps wrapped
+    #: Set before the connection is made.
+    association: Association
+    provider: Provider
 
-    def __init__(self, factory: DicomFactory) -> None:
-        self._server = factory
-        self.clock = factory.clock
-        self.association = Association(factory.entity, self)
-        self.provider = Provider(
-            self, self.association, is_requestor=False, maximum_length=factory.entity.maximum_length
-        )
-        self.association.provider = self.provider
+    def __init__(self, clock: IReactorTime, limits: Limits) -> None:
+        self.clock = clock
+        self.limits = limits
         self._artim: IDelayedCall | None = None
         self._watch: IDelayedCall | None = None
         self._closing: IDelayedCall | None = None
         self._holds = Hold(0)
-        self._last_activity = self._began = self.clock.seconds()
-        self._resolving: Deferred[frozenset[str]] | None = None
+        self._last_activity = self._began = clock.seconds()
         self._socket: socket.socket | None = None
         self._tls = ""
         self._input_ended = False
+
+    def _carry(self, association: Association, *, is_requestor: bool, maximum_length: int) -> None:
+        """Carry the bytes of `association`."""
+        self.association = association
+        self.provider = association.provider = Provider(
+            self, association, is_requestor=is_requestor, maximum_length=maximum_length
+        )
 
     # -- Twisted's Protocol
 
@@ -85,10 +89,8 @@ class DicomProtocol(Protocol):
         set_no_delay = getattr(self.transport, "setTcpNoDelay", None)
         if set_no_delay is not None and self._socket is not None:
             set_no_delay(True)
-        # Told to pause while the peer does not take our answers, we stop reading its requests.
+        # Told to pause while the peer does not take what we send, we stop reading, too.
         self.transport.registerProducer(self, True)
-        self._server.connections[self] = None
-        self.provider.connection_indication()
 
     def dataReceived(self, data: bytes) -> None:
         self._last_activity = self.clock.seconds()
@@ -114,30 +116,31 @@ class DicomProtocol(Protocol):
             if timer is not None and timer.active():
                 timer.cancel()
         self._socket = None
-        self._server.connections.pop(self, None)
         try:
             self.provider.connection_closed()
         except Exception:
             self._bug()
-        if self._resolving is not None:
-            self._resolving.cancel()
         self._log_summary(reason)
-        self._server.connection_ended(self)
 
     def _bug(self) -> None:
         self.provider.stop()
         self.log.failure("bug in an association with {peer}", peer=self._peer_name())
         self.association.abort("internal error")
 
-    # -- IPushProducer: our answers pile up
+    # -- IPushProducer: what we send piles up
 
     def pauseProducing(self) -> None:
         self._last_activity = self.clock.seconds()
+        self.association.taken(False)
         self.hold(Hold.UNREAD_ANSWERS, True)
 
     def resumeProducing(self) -> None:
         self._last_activity = self.clock.seconds()
         self.hold(Hold.UNREAD_ANSWERS, False)
+        try:
+            self.association.taken(True)
+        except Exception:
+            self._bug()
 
     def stopProducing(self) -> None:
         pass  # the connection is lost, and connectionLost follows
@@ -153,7 +156,7 @@ class DicomProtocol(Protocol):
     def close(self) -> None:
         if self._closing is None:
             unread = Hold.UNREAD_ANSWERS in self._holds and self._input_ended
-            grace = self._server.limits.dimse_timeout if unread else CLOSE_GRACE
+            grace = self.limits.dimse_timeout if unread else CLOSE_GRACE
             self._closing = self.clock.callLater(grace, self.transport.abortConnection)
             self.transport.unregisterProducer()
             self.transport.loseConnection()
@@ -163,37 +166,15 @@ class DicomProtocol(Protocol):
         """Whether we are closing the connection."""
         return self._closing is not None
 
-    def turn_out(self, why: str) -> None:
-        """Close a connection that has no association."""
-        self.association.ended = self.association.ended or why
-        self.provider.stop()
-        self.close()
-
     def start_artim(self) -> None:
-        # While ARTIM runs there is no association, yet or any longer (Sta2, Sta13): it takes nobody's place.
-        self._server.associations.discard(self)
         self.stop_artim()
-        self._artim = self.clock.callLater(self._server.limits.artim_timeout, self.provider.artim_expired)
+        self._artim = self.clock.callLater(self.limits.artim_timeout, self.provider.artim_expired)
 
     def stop_artim(self) -> None:
         if self._artim is not None and self._artim.active():
             self._artim.cancel()
 
     # -- association.Shell
-
-    def requestor_address(self) -> str:
-        # Behind a PROXY protocol front end the peer's address is known only now, not in connectionMade.
-        self._tls = tls_of(self.transport)
-        return str(getattr(self.transport.getPeer(), "host", ""))
-
-    def full(self) -> A_ASSOCIATE_RJ | None:
-        return self._server.full()
-
-    def resolve(self, names: frozenset[str]) -> Deferred[frozenset[str]]:
-        # Sta3 has no timer of its own: nothing but this can keep an answer waiting.
-        resolved = self._server.resolve(names).addTimeout(self._server.limits.artim_timeout, self.clock)
-        self._resolving = resolved
-        return resolved
 
     def hold(self, reason: Hold, held: bool) -> None:
         was_held = bool(self._holds)
@@ -206,8 +187,8 @@ class DicomProtocol(Protocol):
                 self.transport.pauseProducing()
 
     def associated(self) -> None:
-        self._server.associations.add(self)
-        self._check_progress()
+        if self._watch is None:
+            self._check_progress()
 
     def idle(self) -> None:
         self._last_activity = self.clock.seconds()
@@ -218,14 +199,18 @@ class DicomProtocol(Protocol):
 
     def _check_progress(self) -> None:
         """One timer for both, set again when it runs out: nothing is to be done per PDU but note the time."""
-        limits = self._server.limits
+        limits = self.limits
         silence = self.clock.seconds() - self._last_activity
         if self.provider.state in (State.Sta1, State.Sta13):
             return
         if Hold.UNREAD_ANSWERS in self._holds:
             limit, why = limits.dimse_timeout, "the peer does not read our answers"
-        elif self._holds or self.association.busy:
+        elif self._holds:
             limit, why = limits.dimse_timeout, ""  # it is our turn, however long that takes
+        elif self.association.waits_for_response:
+            limit, why = limits.dimse_timeout, "no response within the DIMSE timeout"
+        elif self.association.busy:
+            limit, why = limits.dimse_timeout, ""
         elif self.association.mid_message or self.provider.state in _PEER_IS_DUE:
             limit, why = limits.dimse_timeout, "nothing more came of a message within the DIMSE timeout"
         else:
@@ -256,6 +241,63 @@ class DicomProtocol(Protocol):
             seconds=self.clock.seconds() - self._began,
             ended=ended or ("closed by the peer inside a PDU" if self.provider.mid_pdu else NOTHING_SAID),
         )
+
+
+class DicomProtocol(AssociationProtocol):
+    """One connection of a peer to a server."""
+
+    def __init__(self, factory: DicomFactory) -> None:
+        super().__init__(factory.clock, factory.limits)
+        self._server = factory
+        self._carry(
+            AcceptedAssociation(factory.entity, self),
+            is_requestor=False,
+            maximum_length=factory.entity.maximum_length,
+        )
+        self._resolving: Deferred[frozenset[str]] | None = None
+
+    def connectionMade(self) -> None:
+        super().connectionMade()
+        self._server.connections[self] = None
+        self.provider.connection_indication()
+
+    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
+        self._server.connections.pop(self, None)
+        super().connectionLost(reason)
+        if self._resolving is not None:
+            self._resolving.cancel()
+        self._server.connection_ended(self)
+
+    def turn_out(self, why: str) -> None:
+        """Close a connection that has no association."""
+        self.association.ended = self.association.ended or why
+        self.provider.stop()
+        self.close()
+
+    def start_artim(self) -> None:
+        # While ARTIM runs there is no association, yet or any longer (Sta2, Sta13): it takes nobody's place.
+        self._server.associations.discard(self)
+        super().start_artim()
+
+    # -- acceptor.AcceptorShell
+
+    def requestor_address(self) -> str:
+        # Behind a PROXY protocol front end the peer's address is known only now, not in connectionMade.
+        self._tls = tls_of(self.transport)
+        return str(getattr(self.transport.getPeer(), "host", ""))
+
+    def full(self) -> A_ASSOCIATE_RJ | None:
+        return self._server.full()
+
+    def resolve(self, names: frozenset[str]) -> Deferred[frozenset[str]]:
+        # Sta3 has no timer of its own: nothing but this can keep an answer waiting.
+        resolved = self._server.resolve(names).addTimeout(self.limits.artim_timeout, self.clock)
+        self._resolving = resolved
+        return resolved
+
+    def associated(self) -> None:
+        self._server.associations.add(self)
+        super().associated()
 
 
 class DicomFactory(Factory):

@@ -28,7 +28,7 @@ from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 from zope.interface import implementer
 
-from dicomtw.association import ApplicationEntity
+from dicomtw.acceptor import ApplicationEntity
 from dicomtw.config import Configuration, Server
 from dicomtw.feed import Disk
 from dicomtw.jsonlog import observer_for_twistd

@@ -18,7 +18,7 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransportWithDisconnection
 
 from dicomtw import uids
-from dicomtw.association import ApplicationEntity
+from dicomtw.acceptor import ApplicationEntity
 from dicomtw.dimse import writer
 from dicomtw.dimse.messages import Command
 from dicomtw.dimse.reader import MessageReader
@@ -130,7 +130,7 @@ class MemoryServer:
     def of(cls, *services: ServiceClass, limits: Limits | None = None) -> MemoryServer:
         """A server called PMOD that serves `services` to anybody."""
         entity = ApplicationEntity(
-            access=AccessPolicy(ae_title="PMOD", accept_any_ae=True),
+            access=AccessPolicy(ae_title="PMOD", accept_any_ae=True, allow_retrieve_any=True),
             registry=ServiceRegistry(services),
             disk=Disk(at_once),
         )
@@ -249,8 +249,11 @@ def associate_rq(
 def message(
     context_id: int, command: Command, data_set: bytes = b"", maximum_length: int = 16384
 ) -> list[bytes]:
-    """The PDUs of a message."""
+    """The PDUs of a message, one by one."""
     pdus = [writer.command_pdus(context_id, command.encode(), maximum_length)]
     if command.has_data_set:
-        pdus += writer.data_set_pdus(context_id, [data_set], maximum_length)
+        step = writer.fragment_length(maximum_length)
+        for at in range(0, len(data_set) or 1, step):
+            part, last = data_set[at : at + step], at + step >= len(data_set)
+            pdus.append(writer.data_set_pdus(context_id, part, maximum_length, last=last))
     return pdus

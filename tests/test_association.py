@@ -13,7 +13,7 @@ from twisted.logger import LogLevel, capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from dicomtw import feed, uids
-from dicomtw.association import ApplicationEntity
+from dicomtw.acceptor import ApplicationEntity
 from dicomtw.dimse import status
 from dicomtw.dimse.messages import (
     C_CANCEL_RQ,

@@ -14,7 +14,7 @@ from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from dicomtw import uids
-from dicomtw.association import ApplicationEntity
+from dicomtw.acceptor import ApplicationEntity
 from dicomtw.dimse.messages import (
     C_ECHO_RQ,
     C_ECHO_RSP,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.python.failure import Failure
@@ -29,10 +29,12 @@ from dicomtw.dimse.messages import (
 from dicomtw.errors import DimseError
 from dicomtw.feed import Disk, Feed
 from dicomtw.operations import OPERATIONS_WINDOW, Operation, OperationQueue
-from dicomtw.services import MemorySink, Perform
+from dicomtw.services import MemorySink, Perform, Response
 from dicomtw.testing import at_once
 from dicomtw.ul.negotiation import AcceptedContext
 from tests.test_feed import RecordingSink
+
+T = TypeVar("T")
 
 CONTEXT = AcceptedContext(5, "1.2.3", uids.IMPLICIT_VR_LITTLE_ENDIAN)
 
@@ -45,7 +47,27 @@ OF_RESPONSES = {0x0901: (0x00100010,), 0x0902: "not ours", 0x0903: 7, 0x1005: (0
 
 
 def operation_of(request: Command) -> Operation:
-    return Operation(CONTEXT, request, "SCU", "PMOD")
+    return Operation(CONTEXT, request, "SCU", "PMOD", Surroundings(), NoSubOperations())
+
+
+class Surroundings:
+    """What an operation asks of its association, without one."""
+
+    def extended_negotiation(self, sop_class_uid: str) -> bytes:
+        return sop_class_uid.encode()
+
+    def call_in_thread(self, function: Callable[[], T]) -> Deferred[T]:
+        return at_once(function)
+
+
+class NoSubOperations:
+    """An association whose requestor is no SCP of anything."""
+
+    def contexts(self, sop_class_uid: str) -> list[AcceptedContext]:
+        return []
+
+    def c_store(self, *_: Any, **__: Any) -> Deferred[Response]:
+        raise AssertionError("there is no context for it")
 
 
 class ResponseTests(SynchronousTestCase):
@@ -77,7 +99,7 @@ class ResponseTests(SynchronousTestCase):
         for request_type, elements, echoed in cases:
             command = request_type(message_id=77, **elements)
             for request in (command, Command(request_type, {**command.values, **OF_RESPONSES})):
-                response = operation_of(request).response(0, "")
+                response = operation_of(request).response(Response(0))
                 self.assertEqual(response.message_type, response_type(request_type))
                 self.assertFalse(response.has_data_set)
                 expected = {"message_id_being_responded_to": 77, "status": 0, **echoed}
@@ -90,7 +112,7 @@ class ResponseTests(SynchronousTestCase):
             (N_EVENT_REPORT_RQ(message_id=0, event_type_id=0, **AFFECTED), "event_type_id"),
             (N_ACTION_RQ(message_id=0, action_type_id=0, **REQUESTED), "action_type_id"),
         ):
-            response = operation_of(request).response(0, "")
+            response = operation_of(request).response(Response(0))
             self.assertEqual(getattr(response, name), 0)
             self.assertEqual(response.message_id_being_responded_to, 0)
 
@@ -98,7 +120,7 @@ class ResponseTests(SynchronousTestCase):
         """What a request lacks, though it must not, its response lacks too, or has it empty never."""
         for elements in ({}, {0x0002: "", 0x1000: ""}):
             request = Command(C_STORE_RQ, {0x0100: 1, 0x0110: 9, 0x0800: 0, **elements})
-            response = operation_of(request).response(0x0110, "")
+            response = operation_of(request).response(Response(0x0110))
             self.assertEqual(
                 self.elements(response), {"message_id_being_responded_to": 9, "status": 0x0110}, elements
             )
@@ -107,7 +129,7 @@ class ResponseTests(SynchronousTestCase):
         """A comment is cut at 64 characters, and absent if it is empty."""
         operation = operation_of(C_ECHO_RQ(message_id=1, **CLASS))
         for comment, expected in (("", None), ("no", "no"), ("x" * 64, "x" * 64), ("x" * 65, "x" * 64)):
-            response = operation.response(0xC000, comment)
+            response = operation.response(Response(0xC000, comment=comment))
             self.assertEqual((response.status, response.error_comment), (0xC000, expected))
 
 
@@ -153,11 +175,18 @@ class Recorder:
     def __init__(self) -> None:
         self.told: list[Any] = []
         self.paused = False
+        self.slow: Deferred[None] | None = None
         self.failures: list[Failure] = []
         self.queue: OperationQueue
 
-    def performed(self, operation: Operation, status: int, comment: str) -> None:
-        self.told.append((operation.request.message_id, status, comment))
+    def pending(self, operation: Operation, response: Response) -> None:
+        self.told.append((operation.request.message_id, response.status))
+
+    def ready(self) -> Deferred[None]:
+        return self.slow or succeed(None)
+
+    def performed(self, operation: Operation, response: Response) -> None:
+        self.told.append((operation.request.message_id, response.status, response.comment))
 
     def waiting(self, too_many: bool) -> None:
         self.paused = too_many
@@ -167,7 +196,7 @@ class Recorder:
 
     def bug(self, failure: Failure) -> None:
         self.failures.append(failure)
-        self.queue.drop_waiting()
+        self.queue.drop()
 
 
 class QueueTests(SynchronousTestCase):
@@ -301,7 +330,7 @@ class QueueTests(SynchronousTestCase):
     def test_drop(self) -> None:
         """What waits is dropped and leaves nothing; what runs comes to its end, and is told."""
         self.add(1, 2, 3)
-        self.queue.drop_waiting()
+        self.queue.drop()
         self.assertEqual([self.sinks[number].calls for number in (1, 2, 3)], [[], ["discard"], ["discard"]])
         self.assertTrue(self.queue.busy)
         self.end(1)

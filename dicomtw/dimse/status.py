@@ -27,6 +27,16 @@ DATA_SET_DOES_NOT_MATCH_SOP_CLASS: Final = 0xA900
 CANNOT_UNDERSTAND: Final = 0xC000
 
 
+# C-FIND, C-GET and C-MOVE (PS3.4 Tables C.4-1, C.4-2, C.4-3)
+IDENTIFIER_DOES_NOT_MATCH_SOP_CLASS: Final = 0xA900
+UNABLE_TO_PROCESS: Final = 0xC000
+UNABLE_TO_CALCULATE_MATCHES: Final = 0xA701
+UNABLE_TO_PERFORM_SUB_OPERATIONS: Final = 0xA702
+MOVE_DESTINATION_UNKNOWN: Final = 0xA801
+#: Sub-operations are complete, and some have failed or warned.
+SUB_OPERATIONS_COMPLETE_WITH_FAILURES: Final = 0xB000
+
+
 class Category(Enum):
     """What a status means for the operation (PS3.7 C.1)."""
 

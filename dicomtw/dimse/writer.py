@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from struct import Struct
 
 from dicomtw.ul.pdu import COMMAND, LAST, P_DATA_TF
@@ -36,23 +35,24 @@ def p_data_header(context_id: int, control_header: int, length: int) -> bytes:
 
 def command_pdus(context_id: int, command: bytes, maximum_length: int) -> bytes:
     """The P-DATA-TF PDUs of an encoded command set, to be written at once: one PDU as a rule."""
-    step = fragment_length(maximum_length)
-    if len(command) <= step:
-        return p_data_header(context_id, COMMAND | LAST, len(command)) + command
-    return b"".join(_pdus(context_id, COMMAND, (command,), step))
+    return _pdus(context_id, COMMAND, command, fragment_length(maximum_length), True)
 
 
-def data_set_pdus(context_id: int, data_set: Iterable[bytes], maximum_length: int) -> Iterator[bytes]:
-    """The P-DATA-TF PDUs of an encoded data set that comes in parts of any length, one by one."""
-    return _pdus(context_id, 0, data_set, fragment_length(maximum_length))
+def data_set_pdus(context_id: int, part: bytes, maximum_length: int, *, last: bool = True) -> bytes:
+    """The P-DATA-TF PDUs of an encoded data set, or of a part of one.
+
+    The length of a part that is not the `last` is a multiple of `fragment_length`, and not 0.
+    """
+    return _pdus(context_id, 0, part, fragment_length(maximum_length), last)
 
 
-def _pdus(context_id: int, kind: int, parts: Iterable[bytes], step: int) -> Iterator[bytes]:
-    """Full fragments as they fill up; the last one is held back until it is known to be the last."""
-    held = bytearray()
-    for part in parts:
-        held += part
-        while len(held) > step:
-            yield p_data_header(context_id, kind, step) + held[:step]
-            del held[:step]
-    yield p_data_header(context_id, kind | LAST, len(held)) + held
+def _pdus(context_id: int, kind: int, data: bytes, step: int, last: bool) -> bytes:
+    if len(data) <= step:
+        return p_data_header(context_id, kind | LAST if last else kind, len(data)) + data
+    pieces: list[bytes | memoryview] = []
+    view = memoryview(data)
+    for at in range(0, len(data), step):
+        fragment = view[at : at + step]
+        ends = last and at + step >= len(data)
+        pieces += (p_data_header(context_id, kind | LAST if ends else kind, len(fragment)), fragment)
+    return b"".join(pieces)

@@ -11,6 +11,13 @@ from dicomtw import ae_title
 from dicomtw.ul.pdu import A_ASSOCIATE_RJ, Result, Source
 
 
+#: What a remote may be allowed, and the DIMSE operation that it is.
+OPERATIONS = {"echo": "C-ECHO", "store": "C-STORE", "find": "C-FIND", "get": "C-GET", "move": "C-MOVE"}
+
+#: Operations that hand out what is stored.
+_RETRIEVAL = ("C-FIND", "C-GET", "C-MOVE")
+
+
 @attrs.frozen(kw_only=True)
 class Remote:
     """An application entity that we know."""
@@ -24,6 +31,8 @@ class Remote:
     check_host: bool = False
     no_implementation_version_name: bool = False
     enforce_default_transfer_syntax: bool = False
+    #: What it may ask for, of `OPERATIONS`.
+    operations: frozenset[str] = frozenset(OPERATIONS)
 
 
 @attrs.frozen(kw_only=True)
@@ -62,6 +71,17 @@ class AccessPolicy:
     remotes: tuple[Remote, ...] = ()
     accept_any_ae: bool = False
     accept_any_called_ae: bool = False
+    #: Query and retrieve are for those too who are no configured remote.
+    allow_retrieve_any: bool = False
+
+    def refusal(self, remote: Remote | None, operation: str) -> str:
+        """Why `operation`, such as C-FIND, is refused to `remote`, None for an unknown one; empty if it is not."""
+        if remote is None:
+            if operation in _RETRIEVAL and not self.allow_retrieve_any:
+                return "not a configured remote"
+            return ""
+        allowed = {OPERATIONS[name] for name in remote.operations}
+        return "" if operation in allowed or operation not in OPERATIONS.values() else "not allowed to this remote"
 
     def decide(self, requestor: Requestor, addresses: Collection[str] | None = None) -> Decision:
         """Whether `requestor` may associate; `addresses` are those of the names asked for in `resolve`."""

@@ -2,13 +2,16 @@
 
 To add one, derive from `ServiceClass`, name its `abstract_syntaxes` and write a method named after each
 operation it performs, as in `verification`; then put it into the `ServiceRegistry` that the server is given.
+An operation that has several responses is an async generator, as in `query`.
 This module is the interface, which `association` uses; it never learns of a particular service class.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
+
+import attrs
 
 from dicomtw import uids
 from dicomtw.dimse import status
@@ -28,8 +31,59 @@ UNCOMPRESSED = (
 )
 
 
+T = TypeVar("T")
+
+
+@attrs.frozen
+class Response:
+    """A response that says more than its status."""
+
+    status: int
+    #: Encoded in the transfer syntax of the operation's context.
+    data_set: bytes | None = None
+    #: Error Comment (0000,0902), of which 64 characters are sent; nothing about a patient.
+    comment: str = ""
+    #: Further elements of the response by name, such as ``number_of_remaining_sub_operations``.
+    elements: Mapping[str, Any] = attrs.field(factory=dict)
+
+
+class DataSetSource(Protocol):
+    """An encoded data set that is read as it is sent: an open file, `io.BytesIO`. May block on the disk."""
+
+    def read(self, length: int, /) -> bytes:
+        """The next bytes, `length` at most; none at the end. Raises `OSError`."""
+
+    def close(self) -> None:
+        """Read no more."""
+
+
+class SubOperations(Protocol):
+    """An association on which a service is itself the SCU: to store what C-GET or C-MOVE asks for."""
+
+    def contexts(self, sop_class_uid: str) -> Sequence[AcceptedContext]:
+        """The presentation contexts of a SOP class in which we may be its SCU."""
+
+    def c_store(
+        self,
+        context: AcceptedContext,
+        sop_instance_uid: str,
+        data_set: DataSetSource,
+        *,
+        move_originator: tuple[str, int] | None = None,
+    ) -> Awaitable[Response]:
+        """PS3.7 9.1.1: send an object, byte for byte, and wait for the response. Closes `data_set`.
+
+        `move_originator`: AE title and message ID of the C-MOVE that this is for.
+        Raises `OSError` if `data_set` does, `AssociationLost`, `Cancelled`.
+        """
+
+
 class Operation(Protocol):
-    """One request that a service performs, as the service sees it."""
+    """One request that a service performs, as the service sees it.
+
+    What is awaited here raises `Cancelled` when the operation is cancelled, or nobody is left to answer. Of
+    C-FIND, C-GET and C-MOVE, which can be cancelled, a generator may catch it to yield a last response.
+    """
 
     @property
     def request(self) -> Command:
@@ -55,8 +109,22 @@ class Operation(Protocol):
     def sink(self) -> DataSetSink:
         """What `ServiceClass.data_set_sink` returned; complete when the operation's method is called."""
 
+    @property
+    def extended_negotiation(self) -> bytes:
+        """What was agreed on for the SOP class in extended negotiation (PS3.7 D.3.3.5); empty for nothing."""
+
+    @property
+    def sub_operations(self) -> SubOperations:
+        """The association that the request came on, where its requestor is an SCP too."""
+
     def commit(self) -> Awaitable[None]:
         """Commit the sink, off the reactor thread if that takes long."""
+
+    def call_in_thread(self, function: Callable[[], T]) -> Awaitable[T]:
+        """Call what may block, off the reactor thread."""
+
+    def shielded(self, awaitable: Awaitable[T]) -> Awaitable[T]:
+        """Await what C-CANCEL does not interrupt: it then takes effect at the next yield."""
 
 
 class MemorySink:
@@ -78,15 +146,16 @@ class MemorySink:
         self.data.clear()
 
 
-#: Performs an operation and returns its status; raises `DimseError` for one with a comment.
-Perform = Callable[[Operation], Awaitable[int]]
+#: Performs an operation and returns its response, or its status alone; raises `DimseError` for a failure with
+#: a comment. As an async generator: yields the pending responses and then the final one, or ends for 0000H.
+Perform = Callable[[Operation], Awaitable[int | Response] | AsyncGenerator[Response, None]]
 
 
 class ServiceClass:
     """One service class in the SCP role.
 
     An operation is performed by the coroutine method named after it (`c_echo`, `c_store`, `n_get` ...), which
-    gets an `Operation` and returns a status.
+    gets an `Operation` and returns a status or a `Response`; or by an async generator of responses.
     """
 
     #: The SOP classes it serves.

@@ -78,8 +78,13 @@ class Agreement:
     ac: A_ASSOCIATE_AC
     accepted: Mapping[int, AcceptedContext]
     refused: tuple[RefusedContext, ...]
-    #: Operations the requestor may have outstanding; 0: any number.
+    #: Operations the requestor may have outstanding, and those that we may; 0: any number.
     operations_window: int
+    invoked_window: int
+    #: SOP classes of which the requestor is an SCP.
+    scp_roles: frozenset[str]
+    #: Service class application information that we have answered, by SOP class.
+    extended_negotiation: Mapping[str, bytes]
 
 
 def check_contexts(contexts: Collection[PresentationContextRQ]) -> None:
@@ -123,8 +128,28 @@ def negotiate(rq: A_ASSOCIATE_RQ, acceptor: Acceptor) -> Agreement:
         ),
         reserved=rq.reserved,
     )
-    operations = window.maximum_number_operations_invoked if window else 1
-    return Agreement(ac, accepted, tuple(refused), operations)
+    return Agreement(
+        ac,
+        accepted,
+        tuple(refused),
+        operations_window=window.maximum_number_operations_invoked if window else 1,
+        invoked_window=window.maximum_number_operations_performed if window else 1,
+        scp_roles=scp_roles(ac.user_information),
+        extended_negotiation=extended_negotiation(ac.user_information),
+    )
+
+
+def scp_roles(user_information: UserInformation) -> frozenset[str]:
+    """The SOP classes of which the requestor is an SCP, by what an A-ASSOCIATE-AC says (PS3.7 D.3.3.4)."""
+    return frozenset(role.sop_class_uid for role in user_information.all(RoleSelection) if role.scp_role)
+
+
+def extended_negotiation(user_information: UserInformation) -> dict[str, bytes]:
+    """Service class application information by SOP class (PS3.7 D.3.3.5)."""
+    return {
+        item.sop_class_uid: item.service_class_application_information
+        for item in user_information.all(SOPClassExtendedNegotiation)
+    }
 
 
 def _answer(context: PresentationContextRQ, acceptor: Acceptor) -> AcceptedContext | RefusedContext:

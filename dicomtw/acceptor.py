@@ -1,0 +1,161 @@
+"""Associations that peers request of us: `security.access` and `ul.negotiation` decide."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import attrs
+from twisted.internet import defer
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+from dicomtw import ae_title, uids
+from dicomtw.association import Association, Shell
+from dicomtw.dimse import status, writer
+from dicomtw.dimse.messages import Command
+from dicomtw.errors import DimseError, ProtocolError
+from dicomtw.feed import Disk
+from dicomtw.operations import OPERATIONS_WINDOW
+from dicomtw.security.access import AccessPolicy, Decision, Remote, Requestor
+from dicomtw.services import ServiceRegistry
+from dicomtw.ul.items import MaximumLength
+from dicomtw.ul.machine import State
+from dicomtw.ul.negotiation import Acceptor, check_contexts, negotiate
+from dicomtw.ul.pdu import A_ASSOCIATE_RJ, A_ASSOCIATE_RQ, Result, Source
+
+# PS3.8 Table 9-21
+TEMPORARY_CONGESTION = A_ASSOCIATE_RJ(Result.REJECTED_TRANSIENT, Source.SERVICE_PROVIDER_PRESENTATION, 1)
+LOCAL_LIMIT_EXCEEDED = A_ASSOCIATE_RJ(Result.REJECTED_TRANSIENT, Source.SERVICE_PROVIDER_PRESENTATION, 2)
+APPLICATION_CONTEXT_NOT_SUPPORTED = A_ASSOCIATE_RJ(Result.REJECTED_PERMANENT, Source.SERVICE_USER, 2)
+
+
+@attrs.frozen(kw_only=True)
+class ApplicationEntity:
+    """One server as its associations see it: its name, its rules, its services."""
+
+    access: AccessPolicy
+    registry: ServiceRegistry
+    disk: Disk
+    maximum_length: int = 262144
+    no_implementation_version_name: bool = False
+    enforce_default_transfer_syntax: bool = False
+    preferred_transfer_syntaxes: tuple[str, ...] = ()
+
+
+class AcceptorShell(Shell, Protocol):
+    """What an association that a peer requests asks of whoever carries its bytes."""
+
+    def requestor_address(self) -> str:
+        """The peer's address; asked when it proposes the association, not before."""
+
+    def full(self) -> A_ASSOCIATE_RJ | None:
+        """The transient rejection to send if no further association is possible now."""
+
+    def resolve(self, names: frozenset[str]) -> Deferred[frozenset[str]]:
+        """The addresses of host names."""
+
+
+class AcceptedAssociation(Association):
+    """One association that a peer has requested of `entity`."""
+
+    _shell: AcceptorShell
+
+    def __init__(self, entity: ApplicationEntity, shell: AcceptorShell) -> None:
+        super().__init__(shell, entity.registry, entity.disk)
+        self._entity = entity
+        self._remote: Remote | None = None
+        #: SOP classes of which the requestor is an SCP, and we may be the SCU.
+        self._scp_roles: frozenset[str] = frozenset()
+
+    def associate_indication(self, rq: A_ASSOCIATE_RQ) -> None:
+        """PS3.8 7.1: decide, and answer now or when the names that the decision needs are resolved."""
+        self.calling_ae_title = ae_title.significant(rq.calling_ae_title)
+        self.called_ae_title = ae_title.significant(rq.called_ae_title)
+        if rq.application_context_name != uids.APPLICATION_CONTEXT_NAME:
+            name = rq.application_context_name
+            self._reject(APPLICATION_CONTEXT_NOT_SUPPORTED, f"application context name {name[:64]!r}")
+            return
+        requestor = Requestor(
+            calling_ae_title=rq.calling_ae_title,
+            called_ae_title=rq.called_ae_title,
+            address=self._shell.requestor_address(),
+        )
+        decision = self._entity.access.decide(requestor)
+        if decision.rejection is None:
+            # Of no interest from somebody who is turned away: only now the proposal itself is looked at.
+            check_contexts(rq.presentation_contexts)
+            _maximum_length_of(rq)
+        if decision.resolve and self._shell.full() is None:
+            resolved = self._shell.resolve(decision.resolve)
+            resolved.addCallbacks(
+                lambda addresses: self._decided(rq, self._entity.access.decide(requestor, addresses)),
+                self._not_resolved,
+            )
+            resolved.addErrback(self.bug)
+        else:
+            self._decided(rq, decision)
+
+    def _decided(self, rq: A_ASSOCIATE_RQ, decision: Decision) -> None:
+        if self.provider.state != State.Sta3 or self.ended:
+            return  # it left, or was turned out, while its name was looked up
+        if decision.rejection is not None:
+            self._reject(decision.rejection, decision.why)
+            return
+        full = self._shell.full()
+        if full is not None:
+            self._reject(full, "no further association possible now")
+            return
+        entity, remote = self._entity, decision.remote
+        self._remote = remote
+        anonymous = entity.no_implementation_version_name or (
+            remote is not None and remote.no_implementation_version_name
+        )
+        agreement = negotiate(
+            rq,
+            Acceptor(
+                offer=entity.registry.offer,
+                maximum_length=entity.maximum_length,
+                preferred_transfer_syntaxes=entity.preferred_transfer_syntaxes,
+                enforce_default_transfer_syntax=entity.enforce_default_transfer_syntax
+                or (remote is not None and remote.enforce_default_transfer_syntax),
+                implementation_version_name=None if anonymous else uids.IMPLEMENTATION_VERSION_NAME,
+                operations_window=OPERATIONS_WINDOW,
+            ),
+        )
+        self.accepted = dict(agreement.accepted)
+        self.refused = agreement.refused
+        self._scp_roles = agreement.scp_roles
+        self._extended_negotiation = dict(agreement.extended_negotiation)
+        self._established(
+            _maximum_length_of(rq), performed=agreement.operations_window, invoked=agreement.invoked_window
+        )
+        self.provider.associate_response(agreement.ac)
+
+    def _not_resolved(self, failure: Failure) -> None:
+        if not failure.check(defer.TimeoutError, defer.CancelledError):
+            self.log.failure("names of remotes cannot be resolved", failure)
+        self._reject(TEMPORARY_CONGESTION, "the names of remotes cannot be resolved now")
+
+    def _reject(self, rejection: A_ASSOCIATE_RJ, why: str) -> None:
+        if self.provider.state != State.Sta3:
+            return  # it left meanwhile
+        self.ended = f"rejected with {rejection}: {why}"
+        self.provider.associate_response(rejection)
+
+    def _scu_of(self, sop_class_uid: str) -> bool:
+        return sop_class_uid in self._scp_roles
+
+    def _refusal(self, request: Command) -> DimseError | None:
+        why = self._entity.access.refusal(self._remote, request.message_type.name.removesuffix("-RQ"))
+        return DimseError(status.NOT_AUTHORIZED, why) if why else None
+
+
+def _maximum_length_of(rq: A_ASSOCIATE_RQ) -> int:
+    """The length of P-DATA-TF that the requestor receives; raises `ProtocolError` if nothing fits into it."""
+    item = rq.user_information.first(MaximumLength)
+    maximum_length = 0 if item is None else item.maximum_length_received
+    try:
+        writer.fragment_length(maximum_length)
+    except ValueError as error:
+        raise ProtocolError(str(error)) from None
+    return maximum_length
