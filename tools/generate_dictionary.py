@@ -6,11 +6,9 @@ tells when that is due.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from pydicom._dicom_dict import DicomDictionary
 
-from dicomtw.encoding import dictionary
+from dicomtw.encoding.dictionary import FILE
 
 
 def lines() -> list[str]:
@@ -26,5 +24,4 @@ def lines() -> list[str]:
 
 
 if __name__ == "__main__":
-    path = Path(dictionary.__file__).with_name(dictionary.FILE_NAME)
-    path.write_text("".join(f"{line}\n" for line in lines()), "ascii")
+    FILE.write_text("".join(f"{line}\n" for line in lines()), "ascii")

@@ -21,7 +21,7 @@ from dicomtw.errors import UnreadableDataSet
 
 #: Sequences nested deeper than this are not decoded; DCMTK draws the same line.
 MAXIMUM_DEPTH: Final = 64
-#: Elements and items decoded at most, nested ones too: this bounds the time and memory a data set costs.
+#: Elements, items and delimiters decoded at most, nested ones too: this bounds what a data set costs.
 MAXIMUM_ELEMENTS: Final = 1 << 14
 #: A deflated data set is inflated no further than this, in bytes.
 MAXIMUM_INFLATED: Final = 4 << 20
@@ -50,7 +50,7 @@ class Element:
 
     #: Group and element number, (gggg,eeee) as 0xGGGGEEEE.
     tag: int
-    #: As encoded; in Implicit VR the dictionary's, UN for what is not in it.
+    #: As encoded, whatever the dictionary says; in Implicit VR the dictionary's, or UN. SQ with items only.
     vr: str
     #: A value with its padding, numbers in little endian; or the items of a sequence.
     value: Value
@@ -127,7 +127,7 @@ class _Decoder:
                 break
             group = tag >> 16
             if group in (0x0000, 0x0002, 0xFFFE):
-                raise UnreadableDataSet(f"{_name(tag)} at offset {at} is no element of a data set")
+                raise UnreadableDataSet(f"{_name(tag)} among the elements of a data set")
             value: Value
             if length == _UNDEFINED:
                 if vr not in ("SQ", "UN") and not syntax.implicit:
@@ -211,7 +211,9 @@ class _Decoder:
 
 def _dictionary_vr(tag: int) -> str:
     attribute = dictionary.lookup(tag)
-    return "UN" if attribute is None else attribute.vr
+    if attribute is not None:
+        return attribute.vr
+    return "LO" if tag >> 16 & 1 and 0x10 <= tag & 0xFFFF <= 0xFF else "UN"  # PS3.5 7.8.1
 
 
 def _name(tag: int) -> str:

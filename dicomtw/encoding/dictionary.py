@@ -8,12 +8,14 @@ asked for, once. Repeating groups (50xx, 60xx) and private elements are not in i
 from __future__ import annotations
 
 from functools import cache
-from importlib import resources
+from pathlib import Path
+from sys import intern
 from typing import Final
 
 import attrs
 
-FILE_NAME: Final = "dictionary.txt"
+#: A line "GGGGEEEE VR VM Keyword" for each element, in ascending order of tags.
+FILE: Final = Path(__file__).with_name("dictionary.txt")
 
 
 @attrs.frozen
@@ -41,12 +43,11 @@ def by_keyword(keyword: str) -> Attribute | None:
 
 @cache
 def _by_tag() -> dict[int, Attribute]:
-    text = resources.files(__package__).joinpath(FILE_NAME).read_text("ascii")
-    attributes = {}
-    for line in text.splitlines():
-        tag, vr, vm, keyword = line.split(" ")
-        attributes[int(tag, 16)] = Attribute(int(tag, 16), vr, vm, keyword)
-    return attributes
+    lines = (line.split(" ") for line in FILE.read_text("ascii").splitlines())
+    return {
+        (number := int(tag, 16)): Attribute(number, intern(vr), intern(vm), keyword)
+        for tag, vr, vm, keyword in lines
+    }
 
 
 @cache
