@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from dicomtw import uids
-from dicomtw.errors import DimseError
+from dicomtw.errors import DimseError, UnreadableDataSet
 from dicomtw.storage import WouldBlock, header, part10
 from dicomtw.storage.locations import Locations
 from dicomtw.storage.lock_file import LockFile
@@ -352,7 +352,7 @@ class DirectorySink:
             raise WouldBlock  # inflating may take long
         try:
             found = header.find_naming_elements(read_at, meta.transfer_syntax_uid, _NAMING, head, self._size)
-        except header.UnreadableDataSet as error:
+        except UnreadableDataSet as error:
             raise DimseError(_CANNOT_UNDERSTAND, f"unreadable: {error}") from error
         if header.uid_value(found.get(header.SOP_INSTANCE_UID)) != meta.sop_instance_uid:
             raise DimseError(_DOES_NOT_MATCH, "SOP Instance UID differs from the command's")

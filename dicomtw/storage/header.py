@@ -26,8 +26,11 @@ MAXIMUM_DEPTH: Final = 64
 MAXIMUM_ELEMENTS: Final = 1 << 14
 #: A deflated data set is inflated no further than this to find its header, in bytes.
 MAXIMUM_INFLATED: Final = 4 << 20
-#: Longest value handed out, in bytes; the elements asked for are far shorter.
-MAXIMUM_VALUE: Final = 1024
+#: Longest value handed out, in bytes, a sequence's with all its items; what is longer counts as absent.
+MAXIMUM_VALUE: Final = 1 << 14
+
+#: The elements that name an object.
+NAMING: Final = frozenset({SOP_CLASS_UID, SOP_INSTANCE_UID, STUDY_INSTANCE_UID, SERIES_INSTANCE_UID})
 
 _WINDOW = 16384
 _UNDEFINED = 0xFFFFFFFF
@@ -35,7 +38,10 @@ _ITEM, _ITEM_DELIMITATION, _SEQUENCE_DELIMITATION = 0xFFFEE000, 0xFFFEE00D, 0xFF
 _LONG_FORM = frozenset(
     {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"}
 )
-_IMPLICIT = Struct("<HHL")
+_SHORT_FORM = frozenset(
+    {b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FD", b"FL", b"IS", b"LO", b"LT", b"PN", b"SH", b"SL"}
+    | {b"SS", b"ST", b"TM", b"UI", b"UL", b"US"}
+)
 
 #: Reads up to `length` bytes of the data set from `offset`; fewer only at its end.
 ReadAt = Callable[[int, int], bytes]
@@ -56,6 +62,8 @@ class _Elements:
         self._tag = Struct(order + "HH")
         self._u16 = Struct(order + "H")
         self._u32 = Struct(order + "L")
+        self._short_header = Struct(order + "HH2sH")
+        self._implicit_header = Struct(order + "HHL")
 
     def _locate(self, length: int) -> int:
         """The index in the window of `length` bytes at the position, or -1 where the data set ends first."""
@@ -130,7 +138,7 @@ class _Elements:
                 enclosing.pop()
                 in_item = True  # back in the item that held the sequence
             elif tag != _ITEM:
-                raise UnreadableDataSet(f"({tag >> 16:04X},{tag & 0xFFFF:04X}) where an item is due")
+                raise UnreadableDataSet(f"{_name(tag)} where an item is due")
             elif length == _UNDEFINED:
                 in_item = True
             else:
@@ -138,51 +146,125 @@ class _Elements:
             if len(enclosing) > MAXIMUM_DEPTH:
                 raise UnreadableDataSet(f"sequences nested more than {MAXIMUM_DEPTH} deep")
 
+    def find(self, wanted: frozenset[int], naming: frozenset[int]) -> dict[int, bytes]:
+        """The values of the elements `wanted` that come from here on.
+
+        What is wrong before the last of the elements `naming` raises `UnreadableDataSet`; what is wrong
+        behind it costs what would have come after.
+        """
+        found: dict[int, bytes] = {}
+        last = max(wanted)
+        reached = -1  # the tag of the last sound element
+        try:
+            while len(found) < len(wanted):
+                reached = self._run(wanted, last, found, reached)
+                if len(found) == len(wanted) or self.at_end():
+                    break
+                tag, vr, length = self.header(self.implicit)
+                if tag >> 16 in (0x0000, 0x0002, 0xFFFE):
+                    raise UnreadableDataSet(f"{_name(tag)} at the top level of a data set")
+                if length != _UNDEFINED and not self.fits(length):
+                    raise UnreadableDataSet(
+                        f"{_name(tag)} is {length} bytes long and the data set ends before"
+                    )
+                reached = tag
+                if tag > last:
+                    break
+                value = self._take(vr, length, tag in wanted)
+                if value is not None:
+                    found.setdefault(tag, value)
+        except UnreadableDataSet:
+            if reached <= max(naming) and not naming <= found.keys():
+                raise
+        return found
+
+    def _run(self, wanted: frozenset[int], last: int, found: dict[int, bytes], reached: int) -> int:
+        """Walk on for as long as all is plain: short elements, sound, whole in the window.
+
+        This is done with every object that comes in, and most of its elements are so. What is not is left
+        to be read with care. Returns the tag of the last element walked, or `reached`.
+        """
+        implicit, window, count, limit = self.implicit, self._window, self._count, MAXIMUM_ELEMENTS
+        index, end = self.at - self._base, len(window)
+        unpack = (self._implicit_header if implicit else self._short_header).unpack_from
+        while 0 <= index <= end - 8 and count < limit:
+            if implicit:
+                group, element, length = unpack(window, index)
+            else:
+                group, element, vr, length = unpack(window, index)
+                if vr not in _SHORT_FORM:
+                    break
+            tag = group << 16 | element
+            behind = index + 8 + length
+            if behind > end or tag < 0x00030000 or tag > last:
+                break
+            count += 1
+            reached = tag
+            if tag in wanted and length <= MAXIMUM_VALUE:
+                found.setdefault(tag, window[index + 8 : behind])
+                if len(found) == len(wanted):
+                    break
+            index = behind
+        self.at, self._count = self._base + index, count
+        return reached
+
+    def _take(self, vr: bytes, length: int, is_wanted: bool) -> bytes | None:
+        """Move behind the value that begins here; return it if it is wanted and not too long."""
+        start, value = self.at, None
+        self.pass_over(vr, length)
+        behind = self.at
+        if length == _UNDEFINED:
+            length = behind - 8 - start  # without the delimiter
+        if is_wanted and length <= MAXIMUM_VALUE:
+            self.at = start
+            value = self.value(length)
+            self.at = behind
+        return value
+
+
+def _name(tag: int) -> str:
+    return f"({tag >> 16:04X},{tag & 0xFFFF:04X})"
+
 
 def find_elements(
-    read_at: ReadAt, transfer_syntax: str, wanted: frozenset[int], head: bytes, size: int
+    read_at: ReadAt,
+    transfer_syntax: str,
+    wanted: frozenset[int],
+    head: bytes,
+    size: int,
+    naming: frozenset[int] | None = None,
 ) -> dict[int, bytes]:
     """The values of those top-level elements in `wanted` that the data set has, undecoded.
 
-    `head` is what is at hand of its beginning, so that as a rule nothing is read; `size` its length in bytes.
-    Elements are in ascending order (PS3.5 7.1), so the search ends behind the last one wanted.
-    Raises `UnreadableDataSet`.
+    Of a sequence it is the items as they are encoded, without the delimiter; where it came as UN of
+    undefined length, in Implicit VR Little Endian. `head` is what is at hand of the data set's beginning,
+    so that as a rule nothing is read; `size` its length in bytes. Elements are in ascending order
+    (PS3.5 7.1), so the search ends behind the last one wanted; of one that comes twice the first counts.
+
+    Raises `UnreadableDataSet` for what is wrong as far as it goes, or as far as the elements `naming`, which
+    are to be among those wanted: a fault behind them costs what would have come after it, and no more.
     """
     if transfer_syntax in uids.DEFLATED:
         read_at, head, size = _inflated(read_at, head), b"", sys.maxsize
-    elements = _Elements(read_at, transfer_syntax, head, size)
-    found: dict[int, bytes] = {}
-    last = max(wanted)
-    while len(found) < len(wanted) and not elements.at_end():
-        tag, vr, length = elements.header(elements.implicit)
-        if tag >> 16 in (0x0000, 0x0002, 0xFFFE):
-            raise UnreadableDataSet(f"({tag >> 16:04X},{tag & 0xFFFF:04X}) at the top level of a data set")
-        if length != _UNDEFINED and not elements.fits(length):
-            raise UnreadableDataSet(
-                f"({tag >> 16:04X},{tag & 0xFFFF:04X}) is {length} bytes long and the data set ends before"
-            )
-        if tag > last:
-            break
-        if tag in wanted and length <= MAXIMUM_VALUE:
-            found[tag] = elements.value(length)
-        elements.pass_over(vr, length)
-    return found
+    return _Elements(read_at, transfer_syntax, head, size).find(wanted, naming or wanted)
 
 
 def find_naming_elements(
     read_at: ReadAt, transfer_syntax: str, wanted: frozenset[int], head: bytes, size: int
 ) -> dict[int, bytes]:
-    """`find_elements`, lenient with writers that encode with implicit VR whatever the transfer syntax says.
+    """The elements in `NAMING`, and in the same scan those `wanted` besides; as `find_elements` otherwise.
 
-    Such data sets are kept as they came, like any other. Raises what is wrong by the transfer syntax.
+    Lenient with writers that encode with implicit VR whatever the transfer syntax says: such data sets are
+    kept as they came, like any other. Raises what is wrong by the transfer syntax.
     """
+    wanted |= NAMING
     try:
-        return find_elements(read_at, transfer_syntax, wanted, head, size)
+        return find_elements(read_at, transfer_syntax, wanted, head, size, NAMING)
     except UnreadableDataSet:
         if transfer_syntax in uids.DEFLATED:
             raise  # kept as it is, nobody could inflate it
         try:
-            found = find_elements(read_at, uids.IMPLICIT_VR_LITTLE_ENDIAN, wanted, head, size)
+            found = find_elements(read_at, uids.IMPLICIT_VR_LITTLE_ENDIAN, wanted, head, size, NAMING)
         except UnreadableDataSet:
             found = {}
         if SOP_INSTANCE_UID not in found:
