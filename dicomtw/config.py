@@ -18,6 +18,7 @@ from typing import Any
 import attrs
 
 from dicomtw import ae_title, uids
+from dicomtw.security.access import OPERATIONS
 from dicomtw.security.tls import PROFILES
 from dicomtw.storage.directory import Durability, OnDuplicate
 
@@ -161,9 +162,29 @@ class Remote:
         FLAG, False, "choose Implicit VR Little Endian for it, as the server option does for all"
     )
 
+    operations: tuple[str, ...] = setting(
+        _kind_of_choice(*OPERATIONS),
+        tuple(OPERATIONS),
+        f"what it may ask for: {', '.join(OPERATIONS)}",
+        many=True,
+    )
+    tls_ca: Path | None = setting(
+        PATH, None, "certificates of those who certify it, PEM; without them its certificate is not verified"
+    )
+    tls_cert: Path | None = setting(PATH, None, "our certificate for connections to it, PEM")
+    tls_key: Path | None = setting(PATH, None, "the private key of that certificate, PEM (its file)")
+    retries: int = setting(
+        _kind_of_number(0, 100, "times"), 0, "how often to try again if it cannot be reached or is busy"
+    )
+    retry_delay: float = setting(SECONDS, 5.0, "seconds between two tries")
+
     def __attrs_post_init__(self) -> None:
         if self.check_host and not self.host:
             raise ConfigError("check-host needs the host")
+        if (self.tls_ca, self.tls_cert, self.tls_key) != (None, None, None) and not self.tls:
+            raise ConfigError("tls-ca, tls-cert and tls-key need tls")
+        if self.tls_key is not None and self.tls_cert is None:
+            raise ConfigError("tls-key needs tls-cert")
 
 
 #: Words after AET@HOST:PORT in --remote, and what they set.
@@ -230,6 +251,17 @@ class Server:
     )
     known_ae_only: bool = setting(FLAG, False, "accept associations from configured remotes only")
     accept_any_called_ae: bool = setting(FLAG, False, "accept those who call another AE title than ours")
+    allow_retrieve: str = setting(
+        _kind_of_choice("known", "any"),
+        "known",
+        "who may query and retrieve: configured remotes, or anybody who may associate",
+    )
+    index_attribute: tuple[str, ...] = setting(
+        TEXT,
+        (),
+        "a further attribute to index, by its keyword, as LEVEL:Keyword for another level than IMAGE",
+        many=True,
+    )
     accept_unknown_sop_classes: bool = setting(
         FLAG, False, "store objects of SOP classes that no table here knows"
     )

@@ -48,6 +48,40 @@ class AssociationLost(Exception):
     """The association that was to carry something has ended, or did not come about; the text says how."""
 
 
+class NotConnected(AssociationLost):
+    """The connection to the peer could not be opened."""
+
+
+class Rejected(AssociationLost):
+    """The peer has rejected the association, with the result, source and reason of PS3.8 Table 9-21."""
+
+    def __init__(self, message: str, result: int, source: int, reason: int) -> None:
+        super().__init__(message)
+        self.result = result
+        self.source = source
+        self.reason = reason
+
+    @property
+    def transient(self) -> bool:
+        """Whether it may do to ask again later."""
+        return self.result == 2
+
+
+class NotAccepted(Exception):
+    """No presentation context that the peer has accepted is for this."""
+
+
+class OperationFailed(Exception):
+    """The peer has answered a request with a failure: `status` (PS3.7 Annex C) and its comment."""
+
+    def __init__(self, operation: str, status: int, comment: str = "") -> None:
+        super().__init__(
+            f"{operation} failed with status {status:04X}H" + (f": {comment}" if comment else "")
+        )
+        self.status = status
+        self.comment = comment
+
+
 class DimseError(Exception):
     """The status a DIMSE operation ends with when it fails, and a comment for the peer (PS3.7 Annex C).
 

@@ -148,7 +148,7 @@ class AssociationProtocol(Protocol):
     # -- ul.provider.Transport
 
     def connect(self) -> None:
-        raise AssertionError("an acceptor does not connect")
+        """The connection is there before the association is asked for."""
 
     def write(self, data: bytes) -> None:
         self.transport.write(data)
@@ -207,6 +207,8 @@ class AssociationProtocol(Protocol):
             limit, why = limits.dimse_timeout, "the peer does not read our answers"
         elif self._holds:
             limit, why = limits.dimse_timeout, ""  # it is our turn, however long that takes
+        elif self.provider.state == State.Sta5:
+            limit, why = limits.artim_timeout, "no answer to the A-ASSOCIATE-RQ within the ARTIM time"
         elif self.association.waits_for_response:
             limit, why = limits.dimse_timeout, "no response within the DIMSE timeout"
         elif self.association.busy:

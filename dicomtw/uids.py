@@ -15,8 +15,20 @@ APPLICATION_CONTEXT_NAME: Final = "1.2.840.10008.3.1.1.1"
 
 VERIFICATION: Final = "1.2.840.10008.1.1"
 
+# Query/Retrieve (PS3.4 C.6)
+PATIENT_ROOT_FIND: Final = "1.2.840.10008.5.1.4.1.2.1.1"
+PATIENT_ROOT_MOVE: Final = "1.2.840.10008.5.1.4.1.2.1.2"
+PATIENT_ROOT_GET: Final = "1.2.840.10008.5.1.4.1.2.1.3"
+STUDY_ROOT_FIND: Final = "1.2.840.10008.5.1.4.1.2.2.1"
+STUDY_ROOT_MOVE: Final = "1.2.840.10008.5.1.4.1.2.2.2"
+STUDY_ROOT_GET: Final = "1.2.840.10008.5.1.4.1.2.2.3"
+PATIENT_STUDY_ONLY_FIND: Final = "1.2.840.10008.5.1.4.1.2.3.1"
+PATIENT_STUDY_ONLY_MOVE: Final = "1.2.840.10008.5.1.4.1.2.3.2"
+PATIENT_STUDY_ONLY_GET: Final = "1.2.840.10008.5.1.4.1.2.3.3"
+
 IMPLICIT_VR_LITTLE_ENDIAN: Final = "1.2.840.10008.1.2"
 EXPLICIT_VR_LITTLE_ENDIAN: Final = "1.2.840.10008.1.2.1"
+DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN: Final = "1.2.840.10008.1.2.1.99"
 EXPLICIT_VR_BIG_ENDIAN: Final = "1.2.840.10008.1.2.2"
 PAPYRUS_3_IMPLICIT_VR_LITTLE_ENDIAN: Final = "1.2.840.10008.1.20"
 
@@ -26,7 +38,7 @@ IMPLICIT_VR: Final = frozenset({IMPLICIT_VR_LITTLE_ENDIAN, PAPYRUS_3_IMPLICIT_VR
 #: Transfer syntaxes whose whole data set is one deflated stream (PS3.5 A.5, A.7, A.10).
 DEFLATED: Final = frozenset(
     {
-        "1.2.840.10008.1.2.1.99",  # Deflated Explicit VR Little Endian
+        DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
         "1.2.840.10008.1.2.4.95",  # JPIP Referenced Deflate
         "1.2.840.10008.1.2.4.205",  # JPIP HTJ2K Referenced Deflate
     }
@@ -68,7 +80,18 @@ def name_of(uid: str) -> str:
     return STORAGE_SOP_CLASSES.get(uid) or TRANSFER_SYNTAXES.get(uid) or _NAMES.get(uid) or uid
 
 
-_NAMES: Final = {VERIFICATION: "Verification SOP Class"}
+_NAMES: Final = {
+    VERIFICATION: "Verification SOP Class",
+    PATIENT_ROOT_FIND: "Patient Root Query/Retrieve Information Model - FIND",
+    PATIENT_ROOT_MOVE: "Patient Root Query/Retrieve Information Model - MOVE",
+    PATIENT_ROOT_GET: "Patient Root Query/Retrieve Information Model - GET",
+    STUDY_ROOT_FIND: "Study Root Query/Retrieve Information Model - FIND",
+    STUDY_ROOT_MOVE: "Study Root Query/Retrieve Information Model - MOVE",
+    STUDY_ROOT_GET: "Study Root Query/Retrieve Information Model - GET",
+    PATIENT_STUDY_ONLY_FIND: "Patient/Study Only Query/Retrieve Information Model - FIND (Retired)",
+    PATIENT_STUDY_ONLY_MOVE: "Patient/Study Only Query/Retrieve Information Model - MOVE (Retired)",
+    PATIENT_STUDY_ONLY_GET: "Patient/Study Only Query/Retrieve Information Model - GET (Retired)",
+}
 
 STORAGE_SOP_CLASSES: Final[Mapping[str, str]] = {
     "1.2.840.10008.5.1.1.27": "Stored Print Storage SOP Class",

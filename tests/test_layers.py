@@ -49,7 +49,11 @@ ARROW: dict[str, tuple[str, ...]] = {
     "protocol": (*GROUND, "ul", "association", "acceptor", "summary"),
     "proxy": ("protocol",),
     "jsonlog": (),
-    "config": (*GROUND, "security.tls", "storage"),
+    "requestor": (*GROUND, "ul", "dimse", "services/__init__", "feed", "association"),
+    "scu": (*GROUND, "ul", "dimse", "encoding", "storage", "services", "association", "requestor", "requests", "transcode"),
+    "transcode": (*GROUND, "storage"),
+    "client": (*GROUND, "feed", "config", "security.tls", "services", "summary", "protocol", "requestor", "scu"),
+    "config": (*GROUND, "security", "storage"),
     "testing": (*GROUND, "ul", "dimse", "storage", "services", "security", "feed", "acceptor", "protocol"),
     "service": (
         *GROUND,

@@ -1,6 +1,6 @@
 """TLS as PS3.15 Annex B profiles it: the profiles as data, and the OpenSSL context made of one.
 
-Only pyOpenSSL and cryptography are used here; `service` hands the context to Twisted.
+Only pyOpenSSL, cryptography and service-identity are used here; `service` hands the context to Twisted.
 """
 
 from __future__ import annotations
@@ -23,7 +23,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-from OpenSSL import SSL
+from OpenSSL import SSL, crypto
+from service_identity import CertificateError as ServiceCertificateError
+from service_identity import VerificationError
+from service_identity.cryptography import extract_patterns
+from service_identity.hazmat import DNS_ID, IPAddress_ID, verify_service_identity
 
 #: Lifetime of a certificate that the server makes for itself, in days.
 _LIFETIME = 3650
@@ -144,23 +148,77 @@ class TLSFiles:
 
 def server_context(files: TLSFiles) -> SSL.Context:
     """The OpenSSL context of a server; raises `TLSError` where the files or the profile do not make one."""
+    context = _context(SSL.TLS_SERVER_METHOD, files)
+    context.set_options(SSL.OP_CIPHER_SERVER_PREFERENCE)
+    context.load_tmp_dh(str(_DH_GROUP))
+    # Binds resumed sessions to this configuration, without which none is resumed under client certificates.
+    context.set_session_id(hashlib.sha256(repr(files).encode()).digest())
+    return context
+
+
+def client_context(files: TLSFiles) -> SSL.Context:
+    """The OpenSSL context of a client; raises `TLSError` as `server_context` does.
+
+    Its connections are verified by what `verification` says.
+    """
+    return _context(SSL.TLS_CLIENT_METHOD, files)
+
+
+def _context(method: int, files: TLSFiles) -> SSL.Context:
     profile = PROFILES[files.profile]
     if profile.refused:
         raise TLSError(profile.refused)
-    context = SSL.Context(SSL.TLS_SERVER_METHOD)
+    context = SSL.Context(method)
     context.set_min_proto_version(SSL.TLS1_2_VERSION)
     if profile.maximum_version:
         context.set_max_proto_version(profile.maximum_version)
-    context.set_options(SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION | SSL.OP_CIPHER_SERVER_PREFERENCE)
+    context.set_options(SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION)
     context.set_mode(SSL.MODE_RELEASE_BUFFERS)
     context.set_cipher_list(":".join(profile.ciphers).encode())
     if profile.tls13_ciphers:
         context.set_tls13_ciphersuites(":".join(profile.tls13_ciphers).encode())
-    context.load_tmp_dh(str(_DH_GROUP))
     _load(context, files)
-    # Binds resumed sessions to this configuration, without which none is resumed under client certificates.
-    context.set_session_id(hashlib.sha256(repr(files).encode()).digest())
     return context
+
+
+#: X509_V_ERR_... of OpenSSL, in words.
+_VERIFY_FAULTS: Final = {
+    9: "not valid yet",
+    10: "expired",
+    18: "self-signed and not among those known",
+    19: "of a chain whose root is not among those known",
+    20: "of an issuer who is not among those known",
+    21: "of an issuer who is not among those known",
+    23: "revoked",
+    26: "not for this purpose",
+}
+
+
+def verification(host: str, failed: Callable[[str], None]) -> Callable[..., bool]:
+    """An OpenSSL verify callback: the chain is to be good, and the certificate `host`'s (RFC 6125).
+
+    `failed` is told in words why a certificate is not accepted.
+    """
+    try:
+        expected: DNS_ID | IPAddress_ID = IPAddress_ID(ipaddress.ip_address(host))
+    except ValueError:
+        expected = DNS_ID(host)
+
+    def verify(_: SSL.Connection, certificate: crypto.X509, number: int, depth: int, good: int) -> bool:
+        if not good:
+            failed(f"the certificate is {_VERIFY_FAULTS.get(number, f'not accepted, OpenSSL says {number}')}")
+            return False
+        if depth:
+            return True
+        try:
+            patterns = extract_patterns(certificate.to_cryptography())
+            verify_service_identity(patterns, obligatory_ids=[expected], optional_ids=[])
+        except (VerificationError, ServiceCertificateError, ValueError):
+            failed(f"the certificate is not for {host}")
+            return False
+        return True
+
+    return verify
 
 
 def _load(context: SSL.Context, files: TLSFiles) -> None:

@@ -1,0 +1,277 @@
+"""DICOM as a service class user: `associate` with a peer, then echo, store, find, move, get and the N- services.
+
+async with associate("PACS@192.0.2.7:104", calling="RESEARCH", contexts=storage_contexts(paths)) as scu:
+    for path in paths:
+        await scu.c_store(path)
+
+Everything that is awaited here is a Deferred too, for those who write callbacks.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import attrs
+from OpenSSL import SSL
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.endpoints import HostnameEndpoint, clientFromString, connectProtocol, wrapClientTLS
+from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IStreamClientEndpoint
+from twisted.internet.task import deferLater
+from twisted.internet.threads import deferToThreadPool
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from dicomtw import uids
+from dicomtw.config import ConfigError, Remote, parse_remote
+from dicomtw.errors import AssociationLost, NotConnected, Rejected
+from dicomtw.feed import Disk
+from dicomtw.protocol import AssociationProtocol, Limits
+from dicomtw.requestor import Proposal, RequestedAssociation
+from dicomtw.scu import SCU
+from dicomtw.security.tls import TLSFiles, client_context, verification
+from dicomtw.services import UNCOMPRESSED, ServiceClass, ServiceRegistry
+from dicomtw.summary import tls_fault, tls_of
+
+#: A presentation context to propose: a SOP class, with the transfer syntaxes or without for the uncompressed.
+Context = str | tuple[str, Sequence[str]]
+
+
+@attrs.frozen(kw_only=True)
+class TLS:
+    """TLS to a peer: who certifies it, and our own certificate for those who ask; all files are PEM.
+
+    Without `ca` the roots of this machine certify it. `verify` False leaves only encryption, as PMOD has it.
+    """
+
+    ca: Path | None = None
+    cert: Path | None = None
+    key: Path | None = None
+    verify: bool = True
+    #: The name in its certificate, if it is not that of the host we connect to.
+    host: str = ""
+    profile: str = "8996"
+
+
+def associate(
+    peer: str | Remote | IStreamClientEndpoint,
+    *,
+    contexts: Iterable[Context] = (uids.VERIFICATION,),
+    called: str = "",
+    calling: str = "DICOMTW",
+    services: Iterable[ServiceClass] = (),
+    operations_window: int = 1,
+    extended_negotiation: Mapping[str, bytes] | None = None,
+    implementation_version_name: bool = True,
+    maximum_length: int = 262144,
+    tls: TLS | None = None,
+    limits: Limits | None = None,
+    retries: int = 0,
+    retry_delay: float = 1.0,
+    reactor: Any = None,
+) -> Associating:
+    """Request an association (PS3.8 7.1): await it for its `SCU`, or use it in ``async with``, which releases it.
+
+    `peer` is ``AET@host:port``, ``host:port``, a client endpoint string of Twisted's, an endpoint, or a
+    `config.Remote`. `services` is what we perform for the peer: what C-GET asks for comes to a storage service.
+    A connection that cannot be opened and a transient rejection are tried again `retries` times, after
+    `retry_delay` seconds each.
+    Raises `NotConnected`, `Rejected` and `AssociationLost`; `ValueError` for what cannot be proposed.
+    """
+    if reactor is None:
+        from twisted.internet import reactor
+    if isinstance(peer, str):
+        peer = _peer(peer, reactor)
+    if isinstance(peer, Remote):
+        called = called or peer.aet
+        tls = tls or _tls_of(peer)
+        retries, retry_delay = retries or peer.retries, peer.retry_delay
+        implementation_version_name &= not peer.no_implementation_version_name
+    performed = tuple(services)
+    registry = ServiceRegistry(performed)
+    proposed = tuple(
+        (context, UNCOMPRESSED[:2]) if isinstance(context, str) else (context[0], tuple(context[1]))
+        for context in contexts
+    )
+    proposal = Proposal(
+        calling_ae_title=calling,
+        called_ae_title=called or "ANY-SCP",
+        contexts=proposed,
+        maximum_length=maximum_length,
+        operations_window=operations_window,
+        scp_roles=frozenset(uid for uid, _ in proposed if registry.service(uid) is not None),
+        extended_negotiation=dict(extended_negotiation or {}),
+        implementation_version_name=uids.IMPLEMENTATION_VERSION_NAME if implementation_version_name else None,
+    )
+    proposal.rq()  # raises for what cannot be proposed, here and not later
+    connect = _Connect(peer, tls, proposal, registry, limits or Limits(), reactor)
+    return Associating(Deferred.fromCoroutine(_associate(connect, retries, retry_delay)))
+
+
+class Associating:
+    """An association that is being requested."""
+
+    def __init__(self, established: Deferred[SCU]) -> None:
+        self._established = established
+
+    def __await__(self) -> Generator[Any, None, SCU]:
+        return self._established.__await__()
+
+    def asDeferred(self) -> Deferred[SCU]:
+        """Fires with the association's `SCU`."""
+        return self._established
+
+    async def __aenter__(self) -> SCU:
+        return await self._established
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        scu = await self._established
+        if kind is None:
+            await scu.release()
+        else:
+            scu.abort()
+
+
+async def _associate(connect: _Connect, retries: int, delay: float) -> SCU:
+    while True:
+        try:
+            return await connect.once()
+        except AssociationLost as fault:
+            again = isinstance(fault, NotConnected) or (isinstance(fault, Rejected) and fault.transient)
+            if not again or retries <= 0:
+                raise
+        retries -= 1
+        await deferLater(connect.reactor, delay)
+
+
+@attrs.frozen
+class _Connect:
+    """How to get to a peer, and what to propose there."""
+
+    peer: Remote | IStreamClientEndpoint
+    tls: TLS | None
+    proposal: Proposal
+    registry: ServiceRegistry
+    limits: Limits
+    reactor: Any
+
+    async def once(self) -> SCU:
+        """Connect and associate."""
+        endpoint = self.peer
+        creator = None
+        if isinstance(endpoint, Remote):
+            host, port = endpoint.host, endpoint.port
+            endpoint = HostnameEndpoint(self.reactor, host, port, timeout=self.limits.artim_timeout)
+            if self.tls is not None:
+                creator = _ConnectionCreator(self.tls, self.tls.host or host)
+                endpoint = wrapClientTLS(creator, endpoint)
+        disk = Disk(lambda call: deferToThreadPool(self.reactor, self.reactor.getThreadPool(), call))
+        protocol = RequestorProtocol(self.proposal, self.registry, disk, self.limits, self.reactor)
+        if creator is not None:
+            creator.failed = protocol.tls_failed
+        try:
+            await connectProtocol(endpoint, protocol)
+        except CancelledError:
+            raise
+        except Exception as error:
+            raise NotConnected(f"cannot connect to {_name(self.peer)}: {_words(error)}") from None
+        try:
+            await protocol.association.established
+        except CancelledError:
+            protocol.association.abort("the request was cancelled")
+            raise
+        return SCU(protocol.association)
+
+
+class RequestorProtocol(AssociationProtocol):
+    """One connection that we have opened, and the association requested on it."""
+
+    association: RequestedAssociation
+
+    def __init__(
+        self, proposal: Proposal, registry: ServiceRegistry, disk: Disk, limits: Limits, clock: Any
+    ) -> None:
+        super().__init__(clock, limits)
+        association = RequestedAssociation(proposal, self, registry, disk)
+        self._carry(association, is_requestor=True, maximum_length=proposal.maximum_length)
+        self._tls_fault = ""
+
+    def connectionMade(self) -> None:
+        super().connectionMade()
+        self.association.request()
+        self._check_progress()
+
+    def tls_failed(self, why: str) -> None:
+        """Our side of TLS does not accept the peer."""
+        self._tls_fault = self._tls_fault or why
+
+    def associated(self) -> None:
+        self._tls = tls_of(self.transport)
+
+    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
+        fault = self._tls_fault or tls_fault(reason)
+        if fault:
+            self.association.ended = self.association.ended or fault
+            self.association.not_connected(fault)
+        super().connectionLost(reason)
+
+
+@implementer(IOpenSSLClientConnectionCreator)
+class _ConnectionCreator:
+    """Makes a TLS connection to one host, and verifies whose certificate it shows."""
+
+    def __init__(self, settings: TLS, host: str) -> None:
+        files = TLSFiles(
+            cert=settings.cert,
+            key=settings.key or settings.cert,
+            ca=settings.ca,
+            profile=settings.profile,
+        )
+        self._context = client_context(files)
+        if settings.ca is None:
+            self._context.set_default_verify_paths()
+        self._verify = settings.verify
+        self._host = host
+        self.failed: Callable[[str], None] = lambda _: None
+
+    def clientConnectionForTLS(self, tlsProtocol: object) -> SSL.Connection:
+        connection = SSL.Connection(self._context, None)
+        if not self._host.replace(".", "").isdigit() and ":" not in self._host:
+            connection.set_tlsext_host_name(self._host.encode("idna"))
+        if self._verify:
+            connection.set_verify(SSL.VERIFY_PEER, verification(self._host, lambda why: self.failed(why)))
+        return connection
+
+
+_HOST_AND_PORT = re.compile(r"(?:[^@]*@)?(?:\[[0-9a-fA-F:.%]+\]|[^:@/]+):[0-9]+(?:,.*)?")
+
+
+def _peer(text: str, reactor: Any) -> Remote | IStreamClientEndpoint:
+    """``[AET@]host:port``, or an endpoint string; raises `ValueError`."""
+    if not _HOST_AND_PORT.fullmatch(text):
+        endpoint: IStreamClientEndpoint = clientFromString(reactor, text)
+        return endpoint
+    try:
+        return parse_remote(text if "@" in text else f"ANY-SCP@{text}")
+    except ConfigError as fault:
+        raise ValueError(f"{text!r}: a peer {fault}") from None
+
+
+def _tls_of(remote: Remote) -> TLS | None:
+    if not remote.tls:
+        return None
+    return TLS(ca=remote.tls_ca, cert=remote.tls_cert, key=remote.tls_key, verify=remote.tls_ca is not None)
+
+
+def _name(peer: Remote | IStreamClientEndpoint) -> str:
+    return f"{peer.host}:{peer.port}" if isinstance(peer, Remote) else "the endpoint"
+
+
+def _words(error: Exception) -> str:
+    """Why a connection could not be opened; Twisted's exceptions say it in their docstrings."""
+    return str(error).rstrip(".") or type(error).__name__

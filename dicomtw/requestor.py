@@ -1,0 +1,166 @@
+"""Associations that we request of peers: what is proposed, what came of it, and their orderly end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import attrs
+from twisted.internet.defer import Deferred
+
+from dicomtw import ae_title, uids
+from dicomtw.association import Association, Shell
+from dicomtw.dimse import writer
+from dicomtw.errors import AssociationLost, NotConnected, ProtocolError, Rejected
+from dicomtw.feed import Disk
+from dicomtw.services import ServiceRegistry
+from dicomtw.ul.items import (
+    AsynchronousOperationsWindow,
+    ContextResult,
+    ImplementationClassUID,
+    ImplementationVersionName,
+    MaximumLength,
+    PresentationContextRQ,
+    RoleSelection,
+    SOPClassExtendedNegotiation,
+    SubItem,
+    UserInformation,
+)
+from dicomtw.ul.machine import State
+from dicomtw.ul.negotiation import RefusedContext, accepted_contexts, extended_negotiation, scp_roles
+from dicomtw.ul.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RJ, A_ASSOCIATE_RQ, MAXIMUM_CONTEXTS
+
+
+@attrs.frozen(kw_only=True)
+class Proposal:
+    """What a requestor proposes: an A-ASSOCIATE-RQ in the words of whoever writes one."""
+
+    calling_ae_title: str
+    called_ae_title: str
+    #: Abstract syntax and transfer syntaxes of each presentation context; 128 at most.
+    contexts: tuple[tuple[str, tuple[str, ...]], ...]
+    maximum_length: int = 262144
+    #: Operations that we want to have outstanding at a time; 0: any number.
+    operations_window: int = 1
+    #: SOP classes of which we are an SCP, too: what C-GET asks for is stored by them.
+    scp_roles: frozenset[str] = frozenset()
+    extended_negotiation: Mapping[str, bytes] = attrs.field(factory=dict)
+    #: None leaves item 55H out.
+    implementation_version_name: str | None = uids.IMPLEMENTATION_VERSION_NAME
+
+    def rq(self) -> A_ASSOCIATE_RQ:
+        """The PDU. Raises `ValueError` for what cannot be proposed."""
+        for title in (self.calling_ae_title, self.called_ae_title):
+            fault = ae_title.fault(title)
+            if fault is not None:
+                raise ValueError(f"AE title {title!r} {fault}")
+        if not 0 < len(self.contexts) <= MAXIMUM_CONTEXTS:
+            raise ValueError(
+                f"{len(self.contexts)} presentation contexts; 1 to {MAXIMUM_CONTEXTS} are possible"
+            )
+        return A_ASSOCIATE_RQ(
+            called_ae_title=self.called_ae_title,
+            calling_ae_title=self.calling_ae_title,
+            presentation_contexts=tuple(
+                PresentationContextRQ(number, *context)
+                for number, context in zip(range(1, 256, 2), self.contexts, strict=False)
+            ),
+            user_information=UserInformation(tuple(self._sub_items())),
+        )
+
+    def _sub_items(self) -> Iterable[SubItem]:
+        yield MaximumLength(self.maximum_length)
+        yield ImplementationClassUID(uids.IMPLEMENTATION_CLASS_UID)
+        if self.operations_window != 1:
+            yield AsynchronousOperationsWindow(self.operations_window, 1)
+        for sop_class_uid in sorted(self.scp_roles):
+            yield RoleSelection(sop_class_uid, scu_role=False, scp_role=True)
+        if self.implementation_version_name is not None:
+            yield ImplementationVersionName(self.implementation_version_name)
+        for sop_class_uid, information in self.extended_negotiation.items():
+            yield SOPClassExtendedNegotiation(sop_class_uid, information)
+
+
+class RequestedAssociation(Association):
+    """One association that we request of a peer; `registry` is what we perform on it ourselves."""
+
+    def __init__(self, proposal: Proposal, shell: Shell, registry: ServiceRegistry, disk: Disk) -> None:
+        super().__init__(shell, registry, disk)
+        self._rq = proposal.rq()
+        self.calling_ae_title = proposal.calling_ae_title
+        self.called_ae_title = proposal.called_ae_title
+        #: Fires when the peer has accepted; fails with `AssociationLost`.
+        self.established: Deferred[None] = Deferred()
+        #: Fires when the association is over, however.
+        self.over: Deferred[None] = Deferred()
+        self._not_scu: frozenset[str] = frozenset()
+
+    def request(self) -> None:
+        """PS3.8 7.1: ask for the association on the connection that is open."""
+        self.provider.associate_request(self._rq)
+        self.provider.connection_confirmation()
+
+    def associate_confirmation_accept(self, ac: A_ASSOCIATE_AC) -> None:
+        self.accepted = accepted_contexts(self._rq, ac)
+        answers = {context.context_id: context.result for context in ac.presentation_contexts}
+        self.refused = tuple(
+            _refused(context, answers.get(context.context_id, ContextResult.NO_REASON))
+            for context in self._rq.presentation_contexts
+            if context.context_id not in self.accepted
+        )
+        said = ac.user_information
+        item = said.first(MaximumLength)
+        maximum_length = 0 if item is None else item.maximum_length_received
+        try:
+            writer.fragment_length(maximum_length)
+        except ValueError as error:
+            raise ProtocolError(str(error)) from None
+        self._not_scu = frozenset(role.sop_class_uid for role in said.all(RoleSelection) if not role.scu_role)
+        self.scp_roles = scp_roles(said)
+        self._extended_negotiation = extended_negotiation(said)
+        window = said.first(AsynchronousOperationsWindow)
+        asked = self._rq.user_information.first(AsynchronousOperationsWindow)
+        granted = window is not None and asked is not None
+        invoked = window.maximum_number_operations_invoked if window is not None and granted else 1
+        self._established(maximum_length, performed=1, invoked=invoked)
+        self.established.callback(None)
+
+    def associate_confirmation_reject(self, rj: A_ASSOCIATE_RJ) -> None:
+        self.ended = f"rejected with {rj}"
+        self._fail(Rejected(f"the peer has rejected the association: {rj}", rj.result, rj.source, rj.reason))
+
+    def _scu_of(self, sop_class_uid: str) -> bool:
+        return sop_class_uid not in self._not_scu
+
+    def release(self) -> Deferred[None]:
+        """PS3.8 7.2: end the association in order; fires when it is over, however that came."""
+        if self.provider.state == State.Sta6:
+            self.provider.release_request()
+        return self.over
+
+    def release_confirmation(self, _: object) -> None:
+        self.ended = "released"
+        self._gone("")
+
+    def _gone(self, how: str) -> None:
+        super()._gone(how)
+        self._fail(AssociationLost(self.ended))
+
+    def _fail(self, fault: AssociationLost) -> None:
+        if not self.established.called:
+            self.established.errback(fault)
+        if not self.over.called:
+            self.over.callback(None)
+
+    def not_connected(self, why: str) -> None:
+        """The connection ended before there was an association."""
+        self._fail(NotConnected(why))
+
+
+def _refused(context: PresentationContextRQ, result: int) -> RefusedContext:
+    """A context that the peer has not accepted, and its result in words (PS3.8 Table 9-18)."""
+    try:
+        known = ContextResult(result)
+    except ValueError:
+        known = ContextResult.NO_REASON
+    why = known.name.lower().replace("_", " ")
+    return RefusedContext(context.context_id, context.abstract_syntax, known, why)

@@ -1,0 +1,81 @@
+"""Data sets in another transfer syntax, where a peer does not take the one they are in; pydicom does it.
+
+pydicom is imported when this is first needed: most objects are sent as they are.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from dicomtw import uids
+
+#: Transfer syntaxes that can be made from any that can be read, best first.
+TARGETS = (
+    uids.EXPLICIT_VR_LITTLE_ENDIAN,
+    uids.IMPLICIT_VR_LITTLE_ENDIAN,
+    uids.DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
+    uids.EXPLICIT_VR_BIG_ENDIAN,
+)
+
+
+class CannotTranscode(Exception):
+    """Why an object cannot be had in another transfer syntax."""
+
+
+def encode(data_set: Any, transfer_syntax: str) -> bytes:
+    """A `pydicom.Dataset`, encoded; raises `CannotTranscode` where pydicom cannot."""
+    from pydicom.filebase import DicomBytesIO
+    from pydicom.filewriter import write_dataset
+
+    target = DicomBytesIO()
+    target.is_implicit_VR = transfer_syntax in uids.IMPLICIT_VR
+    target.is_little_endian = transfer_syntax != uids.EXPLICIT_VR_BIG_ENDIAN
+    try:
+        write_dataset(target, data_set)
+    except Exception as error:  # whatever is wrong with a data set
+        raise CannotTranscode(f"the data set cannot be encoded: {error}") from error
+    encoded: bytes = target.getvalue()
+    if transfer_syntax not in uids.DEFLATED:
+        return encoded
+    deflater = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    deflated = deflater.compress(encoded) + deflater.flush()
+    return deflated + b"\0" * (len(deflated) % 2)
+
+
+def decode(data_set: bytes, transfer_syntax: str) -> Any:
+    """A `pydicom.Dataset` of an encoded data set, such as an identifier."""
+    from pydicom.filereader import read_dataset
+
+    if transfer_syntax in uids.DEFLATED:
+        data_set = zlib.decompress(data_set, -zlib.MAX_WBITS)
+    implicit = transfer_syntax in uids.IMPLICIT_VR
+    return read_dataset(io.BytesIO(data_set), implicit, transfer_syntax != uids.EXPLICIT_VR_BIG_ENDIAN)
+
+
+def transcode(source: Path | BinaryIO | Any, transfer_syntaxes: Sequence[str]) -> tuple[str, bytes]:
+    """An object in one of `transfer_syntaxes`: which one, and its data set.
+
+    `source` is a file, or a `pydicom.Dataset`, which is left as it is. What is compressed is decompressed
+    with pydicom's decoders, as far as they are installed. Blocks. Raises `CannotTranscode`.
+    """
+    target = next((uid for uid in TARGETS if uid in transfer_syntaxes), None)
+    if target is None:
+        raise CannotTranscode("only uncompressed transfer syntaxes can be made")
+    try:
+        from pydicom import dcmread
+
+        data_set = (
+            dcmread(source, force=True) if hasattr(source, "read") or isinstance(source, Path) else source
+        )
+        if data_set.file_meta.TransferSyntaxUID.is_encapsulated:
+            if data_set is source:
+                data_set = copy.deepcopy(source)
+            data_set.decompress(generate_instance_uid=False)
+    except Exception as error:  # decoders raise what they like
+        raise CannotTranscode(f"it cannot be decompressed: {' '.join(str(error).split())}") from error
+    return target, encode(data_set, target)
