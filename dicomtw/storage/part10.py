@@ -15,6 +15,9 @@ PREAMBLE: Final = bytes(128) + b"DICM"
 _SHORT = Struct("<HH2sH")  # tag, VR, 16-bit length
 _LONG = Struct("<HH2sHL")  # tag, VR, reserved, 32-bit length
 _GROUP_LENGTH = Struct("<HH2sHL")  # tag, VR, length, value
+_GROUP = b"\2\0"
+#: Of the VRs in group 0002.
+_LONG_FORM = frozenset({b"OB", b"UN", b"UR"})
 
 
 @attrs.frozen
@@ -55,29 +58,44 @@ def _text(element: int, vr: bytes, value: str) -> bytes:
 
 @attrs.frozen
 class FileHead:
-    """What the beginning of a DICOM file says of the data set behind it."""
+    """What the beginning of a DICOM file says of the data set behind it; a UID that is not there is empty."""
 
     data_set_offset: int
     transfer_syntax_uid: str
+    sop_class_uid: str = ""
+    sop_instance_uid: str = ""
 
 
 def read_head(head: bytes) -> FileHead:
-    """Read the File Meta Information at the start of `head`; raises `ValueError` if it is not there whole."""
-    at = len(PREAMBLE)
-    if head[128:at] != b"DICM" or len(head) < at + _GROUP_LENGTH.size:
+    """Read the File Meta Information at the start of `head`.
+
+    Some writers leave out the preamble, or the group length; and where that is wrong, the elements count.
+    Raises `ValueError` if there is no File Meta Information, if it is not there whole, or without a Transfer
+    Syntax UID.
+    """
+    at = len(PREAMBLE) if head[128:132] == b"DICM" else 0
+    if head[at : at + 2] != _GROUP:
         raise ValueError("not a DICOM file")
-    group, element, _, _, length = _GROUP_LENGTH.unpack_from(head, at)
-    at += _GROUP_LENGTH.size
-    end = at + length
-    if (group, element) != (2, 0) or end > len(head):
-        raise ValueError("File Meta Information without its group length, or cut off")
-    while at + _SHORT.size <= end:
+    values: dict[int, bytes] = {}
+    least = 0  # where it ends at the earliest
+    while head[at : at + 2] == _GROUP:
+        if at + _SHORT.size > len(head):
+            raise ValueError("File Meta Information is cut off")
         _, element, vr, size = _SHORT.unpack_from(head, at)
         at += _SHORT.size
-        if vr in (b"OB", b"UN"):  # the long form: (0002,0001), (0002,0102)
+        if vr in _LONG_FORM:
             size = int.from_bytes(head[at : at + 4], "little")
             at += 4
-        if element == 0x0010:
-            return FileHead(end, head[at : at + size].decode("ascii", "replace").rstrip("\0 "))
+        values[element] = head[at : at + size]
         at += size
-    raise ValueError("File Meta Information without a Transfer Syntax UID")
+        if element == 0x0000:
+            least = at + int.from_bytes(values[element], "little")
+    if at > len(head) or least > len(head):
+        raise ValueError("File Meta Information is cut off")
+    transfer_syntax_uid, sop_class_uid, sop_instance_uid = (
+        values.get(element, b"").decode("ascii", "replace").rstrip("\0 ")
+        for element in (0x0010, 0x0002, 0x0003)
+    )
+    if not transfer_syntax_uid:
+        raise ValueError("File Meta Information without a Transfer Syntax UID")
+    return FileHead(at, transfer_syntax_uid, sop_class_uid, sop_instance_uid)

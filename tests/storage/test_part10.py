@@ -20,6 +20,7 @@ from tests.storage import (
     PYDICOM_FILES,
     behind_file_meta,
     data_set,
+    element,
     modest,
 )
 
@@ -83,14 +84,14 @@ class EncodeTests(SynchronousTestCase):
         self.assertEqual(read.PixelData, b"payload.")
 
     @modest
-    @given(texts, texts, texts, titles, titles)
+    @given(texts, texts, texts.filter(bool), titles, titles)
     def test_any_names(self, sop_class: str, instance: str, syntax: str, sender: str, receiver: str) -> None:
         """Whatever the names, each value is of even length, the group length right, the syntax read back."""
         encoded = FileMeta(sop_class, instance, syntax, sender, receiver).encode()
         self.assertEqual(int.from_bytes(encoded[140:144], "little"), len(encoded) - 144)
         self.assertEqual(behind_file_meta(encoded), len(encoded))
         self.assertEqual(len(encoded) % 2, 0)
-        self.assertEqual(read_head(encoded), FileHead(len(encoded), syntax))
+        self.assertEqual(read_head(encoded), FileHead(len(encoded), syntax, sop_class, instance))
 
     def test_what_is_no_ascii(self) -> None:
         """A UID or AE title that is none does no harm: it is spelled with question marks."""
@@ -101,9 +102,10 @@ class EncodeTests(SynchronousTestCase):
 
 class ReadHeadTests(SynchronousTestCase):
     def test_own(self) -> None:
-        """Where the data set begins, and in what transfer syntax, is read from our own files."""
-        self.assertEqual(read_head(GOLDEN), FileHead(len(GOLDEN), EXPLICIT))
-        self.assertEqual(read_head(GOLDEN + data_set("1.2.3")), FileHead(len(GOLDEN), EXPLICIT))
+        """Where the data set begins, in what transfer syntax, and its UIDs are read from our own files."""
+        head = FileHead(len(GOLDEN), EXPLICIT, CT_IMAGE_STORAGE, "1.2.3")
+        self.assertEqual(read_head(GOLDEN), head)
+        self.assertEqual(read_head(GOLDEN + data_set("1.2.4")), head)
 
     def test_written_by_pydicom(self) -> None:
         """Files that pydicom writes are read, with other elements in their File Meta Information."""
@@ -120,11 +122,13 @@ class ReadHeadTests(SynchronousTestCase):
             buffer = io.BytesIO()
             instance.save_as(buffer, enforce_file_format=True)
             content = buffer.getvalue()
-            self.assertEqual(read_head(content), FileHead(behind_file_meta(content), syntax))
+            self.assertEqual(
+                read_head(content), FileHead(behind_file_meta(content), syntax, CT_IMAGE_STORAGE, "1.2.3")
+            )
 
     def test_files_of_others(self) -> None:
         """Each of pydicom's test files is read as pydicom reads it, or has no whole File Meta Information."""
-        unreadable = {"meta_missing_tsyntax.dcm", "no_meta_group_length.dcm"}
+        unreadable = {"meta_missing_tsyntax.dcm"}
         count = 0
         for path in sorted(PYDICOM_FILES.rglob("*")):
             if not path.is_file():
@@ -135,21 +139,52 @@ class ReadHeadTests(SynchronousTestCase):
                 continue
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                syntax = pydicom.filereader.read_file_meta_info(path).TransferSyntaxUID
-            self.assertEqual(
-                read_head(content[:4096]), FileHead(behind_file_meta(content), syntax), path.name
+                meta = pydicom.filereader.read_file_meta_info(path)
+            expected = FileHead(
+                behind_file_meta(content),
+                meta.TransferSyntaxUID,
+                meta.get("MediaStorageSOPClassUID", ""),
+                meta.get("MediaStorageSOPInstanceUID", ""),
             )
+            self.assertEqual(read_head(content[:4096]), expected, path.name)
             count += 1
         self.assertGreater(count, 100)
 
     def test_cut_off(self) -> None:
-        """A head that is cut off anywhere before the data set is a ValueError, one cut later is not."""
+        """A head that is cut off anywhere before the data set is a ValueError, one cut later is not.
+
+        Without a group length that cannot be known where it is cut off between two elements.
+        """
         content = GOLDEN + data_set("1.2.3")
         for cut in range(len(content)):
             if cut < len(GOLDEN):
                 self.assertRaises(ValueError, read_head, content[:cut])
             else:
                 self.assertEqual(read_head(content[:cut]).data_set_offset, len(GOLDEN))
+        content = PREAMBLE + GOLDEN[144:] + data_set("1.2.3")
+        for cut in range(len(content)):
+            try:
+                head = read_head(content[:cut])
+            except ValueError:
+                continue
+            end = min(cut, len(GOLDEN) - 12)
+            self.assertIn(head.data_set_offset, (end, end - 1))
+
+    def test_lenient(self) -> None:
+        """Without a preamble, without a group length or with a wrong one, the elements themselves count."""
+        group_length, first = GOLDEN[132:144], GOLDEN[144:]
+        others = element(0x00020026, "UR", length=20).replace(b"UR\x14\0", b"UR\0\0\x14\0\0\0") + b"x" * 20
+        for content in (
+            GOLDEN[132:],  # no preamble
+            first,  # nor a group length
+            PREAMBLE + first,
+            PREAMBLE + group_length[:8] + b"\x10\0\0\0" + first,
+            PREAMBLE + group_length[:8] + bytes(4) + first,
+            PREAMBLE + first[:14] + others + first[14:],
+        ):
+            for data in (b"", data_set("1.2.3")):
+                head = FileHead(len(content), EXPLICIT, CT_IMAGE_STORAGE, "1.2.3")
+                self.assertEqual(read_head(content + data), head)
 
     def test_broken(self) -> None:
         """A file that does not say where its data set begins and how it is encoded is refused."""
@@ -158,13 +193,11 @@ class ReadHeadTests(SynchronousTestCase):
             b"",
             bytes(4096),
             b"GET / HTTP/1.1\r\n" * 100,
-            GOLDEN[128:],  # no preamble
+            GOLDEN[128:],  # half a preamble
             GOLDEN[:128] + b"DICN" + GOLDEN[132:],
-            PREAMBLE + first,  # no group length
             PREAMBLE + group_length[:8] + b"\xff\xff\xff\xff" + first,
-            PREAMBLE + group_length[:8] + b"\x10\0\0\0" + first,  # the syntax is behind it
-            PREAMBLE + group_length[:8] + bytes(4) + first,
             GOLDEN.replace(b"\2\0\x10\0UI", b"\2\0\x11\0UI"),  # no transfer syntax
+            FileMeta(CT_IMAGE_STORAGE, "1.2.3", "").encode(),
             PREAMBLE + data_set("1.2.3"),  # no File Meta Information at all
         ]
         for content in cases:

@@ -1,0 +1,107 @@
+"""The data set of a DICOM file (PS3.10 section 7), to be sent as it is."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from typing import Final
+
+from dicomtw.errors import UnreadableDataSet
+from dicomtw.storage import header, part10
+
+#: What is read together with the head, in bytes: of most objects that is all.
+_BLOCK: Final = 256 * 1024
+
+_NAMES = frozenset({header.SOP_CLASS_UID, header.SOP_INSTANCE_UID})
+
+
+class DataSetFile:
+    """A file that is open at its data set."""
+
+    __slots__ = (
+        "_at",
+        "_block",
+        "_fd",
+        "_offset",
+        "size",
+        "sop_class_uid",
+        "sop_instance_uid",
+        "transfer_syntax_uid",
+    )
+
+    def __init__(self, fd: int) -> None:
+        """Take over the descriptor, unless this raises: `OSError`, `ValueError` for what is no DICOM file."""
+        self._fd = fd
+        self._block = os.pread(fd, _BLOCK, 0)
+        head = part10.read_head(self._block)
+        self._offset = head.data_set_offset
+        self._at = 0  # of the data set
+        length = len(self._block)
+        if length == _BLOCK:
+            length = max(length, os.fstat(fd).st_size)
+        #: Of the data set, in bytes.
+        self.size = length - self._offset
+        #: How it is encoded, by its File Meta Information.
+        self.transfer_syntax_uid = head.transfer_syntax_uid
+        self.sop_class_uid = head.sop_class_uid
+        self.sop_instance_uid = head.sop_instance_uid
+        if not (self.sop_class_uid and self.sop_instance_uid):
+            self._take_names()
+        if self._offset + self.size == len(self._block):
+            self._close()  # all is read
+
+    def _take_names(self) -> None:
+        """By the data set, where the File Meta Information does not tell."""
+        read_at, head = self._read_at, self._block[self._offset :]
+        try:
+            found = header.find_elements(read_at, self.transfer_syntax_uid, _NAMES, head, self.size)
+        except UnreadableDataSet as error:
+            raise ValueError(f"unreadable: {error}") from None
+        self.sop_class_uid = self.sop_class_uid or header.uid_value(found.get(header.SOP_CLASS_UID))
+        self.sop_instance_uid = self.sop_instance_uid or header.uid_value(found.get(header.SOP_INSTANCE_UID))
+
+    def _read_at(self, offset: int, length: int) -> bytes:
+        return os.pread(self._fd, length, self._offset + offset)
+
+    def read(self, length: int, /) -> bytes:
+        """The next bytes, `length` at most; none at the end.
+
+        Raises `OSError`, also if the file is shorter than when it was opened: its end is not the object's.
+        """
+        length = min(length, self.size - self._at)
+        if length <= 0:
+            return b""
+        start = self._offset + self._at
+        piece = self._block[start : start + length]
+        if not piece:
+            self._block = b""  # behind it
+            piece = self._read_at(self._at, length)
+            if not piece:
+                raise OSError(errno.EIO, "the file is shorter than it was")
+        self._at += len(piece)
+        return piece
+
+    def close(self) -> None:
+        """Read no more; again if need be."""
+        self._block = b""
+        self._close()
+
+    def _close(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+def open_data_set(path: Path) -> DataSetFile:
+    """Open a file at its data set.
+
+    Raises `OSError`, for a symbolic link too; `ValueError`, one line, for what is no DICOM file.
+    """
+    # O_NONBLOCK: to open a FIFO does not wait for its other end.
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        return DataSetFile(fd)
+    except BaseException:
+        os.close(fd)
+        raise
