@@ -91,8 +91,8 @@ _WIDE_TEXT = re.compile(rb"[!-~]{2}|[\x80-\xff]+|.", re.DOTALL)
 _DELIMITERS = frozenset("\\\t\n\f\r")
 _NAME_DELIMITERS = _DELIMITERS | frozenset("^=")
 
-_MISSPELLED = re.compile(r"ISO[ _-]*(2022)?[ _-]*(?:IR)?[ _-]*([0-9]{1,3})", re.IGNORECASE)
-_ISO_8859 = re.compile(r"ISO[ _-]*8859[ _-]*([0-9]{1,2})", re.IGNORECASE)
+_MISSPELLED = re.compile(r"ISO[ _-]*(2022)?[ _-]*(?:IR)?[ _-]*([0-9]{1,3})")
+_ISO_8859 = re.compile(r"ISO[ _-]*8859[ _-]*([0-9]{1,2})")
 _PARTS_OF_ISO_8859 = {
     1: 100, 2: 101, 3: 109, 4: 110, 5: 144, 6: 127, 7: 126, 8: 138, 9: 148, 11: 166, 15: 203
 }  # fmt: skip
@@ -230,19 +230,20 @@ def _repertoire(terms: tuple[str, ...]) -> _Repertoire:
 def _defined_term(term: str) -> str:
     """The defined term that is meant; the term as it is, without padding, where none can be."""
     term = term.strip(" \0")
-    if term in _BY_TERM or term in _WHOLE:
-        return term
-    misspelled = _MISSPELLED.fullmatch(term)
+    upper = term.upper()
+    if upper in _BY_TERM or upper in _WHOLE:
+        return upper
+    misspelled = _MISSPELLED.fullmatch(upper)
     if misspelled is not None:
         number = int(misspelled[2])
         terms = (f"ISO_IR {number}", f"ISO 2022 IR {number}")
         for meant in reversed(terms) if misspelled[1] else terms:
             if meant in _BY_TERM or meant in _WHOLE:
                 return meant
-    part = _ISO_8859.fullmatch(term)
+    part = _ISO_8859.fullmatch(upper)
     if part is not None and int(part[1]) in _PARTS_OF_ISO_8859:
         return f"ISO_IR {_PARTS_OF_ISO_8859[int(part[1])]}"
-    return _OTHER_NAMES.get(term.upper(), term)
+    return _OTHER_NAMES.get(upper, term)
 
 
 def _undelimited(part: bytes, g0: _Set, is_person_name: bool) -> bytes:
