@@ -41,8 +41,8 @@ _TABLE: Final = {
     Level.PATIENT: """
         U PatientID
         R PatientName
-        O IssuerOfPatientID  PatientBirthDate  PatientBirthTime  PatientSex  OtherPatientIDs  OtherPatientNames
-        O EthnicGroup  PatientComments
+        O IssuerOfPatientID  PatientBirthDate  PatientBirthTime  PatientSex  OtherPatientIDs
+        O OtherPatientNames  EthnicGroup  PatientComments
         """,
     Level.STUDY: """
         U StudyInstanceUID
@@ -55,8 +55,9 @@ _TABLE: Final = {
     Level.SERIES: """
         U SeriesInstanceUID
         R Modality  SeriesNumber
-        O SeriesDescription  SeriesDate  SeriesTime  BodyPartExamined  Laterality  ProtocolName  PatientPosition
-        O InstitutionName  InstitutionalDepartmentName  StationName  Manufacturer  ManufacturerModelName
+        O SeriesDescription  SeriesDate  SeriesTime  BodyPartExamined  Laterality  ProtocolName
+        O PatientPosition  InstitutionName  InstitutionalDepartmentName  StationName  Manufacturer
+        O ManufacturerModelName
         O PerformingPhysicianName  OperatorsName  FrameOfReferenceUID
         O PerformedProcedureStepStartDate  PerformedProcedureStepStartTime  PerformedProcedureStepID
         O PerformedProcedureStepDescription  RequestAttributesSequence

@@ -1,31 +1,338 @@
-"""The database of the index: SQLite, in the subset of SQL that it shares with others."""
+"""The database of the index: SQLite, in a file beside the objects.
+
+It is derived: what is in it can be made again from the files, so a file that is damaged or of another
+layout is no misfortune. One connection writes, by turns; others read at the same time (write-ahead log).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import sqlite3
+import threading
+from array import array
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Final
 
+import attrs
+
+from dicomtw.errors import IndexFault
 from dicomtw.storage.index.attributes import Attributes
+from dicomtw.storage.index.cursor import CHUNK, Cursor
+from dicomtw.storage.index.files import Files
+from dicomtw.storage.index.query import Query
 from dicomtw.storage.index.record import Record
+from dicomtw.storage.index.schema import TABLES, Schema
+from dicomtw.storage.index.writer import Writer
+
+#: The index of a store, inside it.
+INDEX: Final = ".index"
+FILE_NAME: Final = "index.sqlite3"
+
+#: How long to wait for another process that writes, in seconds.
+BUSY: Final = 5.0
+#: Connections kept for reading.
+_IDLE = 4
+#: Page caches, in KiB.
+_WRITER_CACHE, _READER_CACHE = 4096, 1024
+#: The write-ahead log is cut down to this after it was longer, in bytes.
+_LOG_SIZE = 16 << 20
+
+_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+@attrs.frozen
+class Instance:
+    """An object that is stored."""
+
+    #: The path of its file below the store's root: study, series, file name.
+    parts: tuple[str, str, str]
+    sop_class_uid: str
+    sop_instance_uid: str
+    transfer_syntax_uid: str
 
 
 class Index:
-    """The index of a store, in the file `path`. Threads may share it."""
+    """The index of a store, in the file `path`; threads may share it, and processes.
 
-    def __init__(self, path: Path, attributes: Attributes, *, synchronous: bool) -> None:
-        self._path = path
+    With `synchronous` what is entered is on stable storage; without, it may be lost by a power cut, which
+    the next `open` notices. The store's root is two levels above the file unless `files` says otherwise.
+    Every method may block on the disk and raise `IndexFault`.
+    """
+
+    def __init__(
+        self, path: Path, attributes: Attributes, *, synchronous: bool, files: Files | None = None
+    ) -> None:
         self.attributes = attributes
+        self._path = path
         self._synchronous = synchronous
+        self._files = files or Files(path.parent.parent, attributes)
+        self._schema = Schema(attributes)
+        self._lock = threading.Lock()  # held while the writing connection is used
+        self._connection: sqlite3.Connection | None = None
+        self._writer: Writer | None = None
+        self._idle: list[sqlite3.Connection] = []
+        #: There from a read or write that found damage until the next `open`.
+        self._damaged = path.with_name(f"{path.name}.damaged")
 
     def open(self) -> bool:
-        """Make the database if there is none; whether it is complete, and not to be filled from the files.
+        """Make the database if there is none; whether it is complete.
 
-        Raises `IndexFault`.
+        If it is not, it is new, of another layout, damaged, or has not been complete before: it can be used,
+        and is to be filled from the files. A damaged file is kept under another name.
         """
-        return True
-
-    def put(self, records: Sequence[Record]) -> None:
-        """Enter objects, or what they have become, in one transaction. Raises `IndexFault`."""
+        with self._lock, self._faults():
+            try:
+                self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                if self._damaged.exists():
+                    self._set_aside()
+                try:
+                    return self._open()
+                except sqlite3.DatabaseError as error:
+                    if not _is_damage(error):
+                        raise
+                self._close()
+                self._set_aside()
+                return self._open()
+            except BaseException:
+                self._close()
+                raise
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Let go of the file. Does not raise."""
+        with self._lock, suppress(sqlite3.Error):
+            if self._connection is not None and not self._synchronous:
+                self._connection.execute("PRAGMA synchronous = FULL")
+                self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                self._connection.execute("DELETE FROM meta WHERE name = 'boot'")
+        with self._lock:
+            self._close()
+
+    def set_complete(self) -> None:
+        """From now on `open` says that all files are in it."""
+        with self._writing() as writer:
+            writer.set_complete()
+
+    # -- writing
+
+    def put(self, records: Sequence[Record]) -> None:
+        """Enter objects, or what they have become, in one transaction.
+
+        Of several versions of one object the one counts whose file is there, and of several of these, or
+        where there is none, the latest; so it does not matter in which order they come.
+        """
+        with self._writing() as writer:
+            writer.put(records)
+
+    def delete(self, sop_instance_uids: Collection[str], *, only_gone: bool = False) -> int:
+        """Remove objects in one transaction, or `only_gone`, those of them whose files are; how many."""
+        with self._writing() as writer:
+            return writer.delete(sop_instance_uids, only_gone)
+
+    # -- reading
+
+    def find(self, query: Query) -> Cursor:
+        """What `query` finds. Does not touch the disk yet."""
+        return Cursor(self, query)
+
+    def instances(self, query: Query) -> array[int]:
+        """Ids of the instances in what `query` finds, in the order of series and Instance Number."""
+        return Cursor(self, query).instances()
+
+    def instance(self, ids: Sequence[int]) -> list[Instance]:
+        """The instances with these ids, in their order; those that are gone meanwhile are left out."""
+        found: dict[int, Instance] = {}
+        with self.reading() as connection:
+            for at in range(0, len(ids), CHUNK):
+                chunk = ids[at : at + CHUNK]
+                for row in connection.execute(f"{_INSTANCES} WHERE instance.id IN ({_marks(chunk)})", chunk):
+                    found[row[0]] = _instance(row)
+        return [found[each] for each in ids if each in found]
+
+    def counts(self) -> tuple[int, int, int, int]:
+        """How many patients, studies, series and instances there are."""
+        with self.reading() as connection:
+            patients, studies, series, instances = (
+                connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]  # noqa: S608
+                for table in TABLES.values()
+            )
+        return patients, studies, series, instances
+
+    def versions(self, study: str, series: str) -> dict[str, int]:
+        """Modification times in nanoseconds by SOP Instance UID, of the objects in a series' directory."""
+        with self.reading() as connection:
+            return dict(connection.execute(_VERSIONS, (study, series)))
+
+    def all_instances(self) -> Iterator[list[Instance]]:
+        """All that is in it, in portions; what comes or goes meanwhile may be among them or not."""
+        after = 0
+        while True:
+            with self.reading() as connection:
+                rows = connection.execute(
+                    f"{_INSTANCES} WHERE instance.id > ? ORDER BY instance.id LIMIT 1000", (after,)
+                ).fetchall()
+            if not rows:
+                return
+            after = rows[-1][0]
+            yield [_instance(row) for row in rows]
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """A connection for reading that nobody else uses meanwhile."""
+        with self._faults():
+            idle = self._idle
+            if self._connection is None:
+                raise IndexFault("the index is closed")
+            try:
+                connection = idle.pop()
+            except IndexError:
+                connection = self._connect(_READER_CACHE)
+                connection.execute("PRAGMA query_only = ON")
+            try:
+                yield connection
+            except BaseException:
+                connection.close()
+                raise
+            idle.append(connection)
+            if idle is not self._idle or len(idle) > _IDLE:  # closed meanwhile, or enough
+                with suppress(IndexError):
+                    idle.pop().close()
+
+    # -- connections
+
+    @contextmanager
+    def _writing(self) -> Iterator[Writer]:
+        """A transaction that is committed in the end, unless something is raised."""
+        with self._lock, self._faults():
+            connection, writer = self._connection, self._writer
+            if connection is None or writer is None:
+                raise IndexFault("the index is closed")
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                writer.begin()
+                yield writer
+                connection.execute("COMMIT")
+            except BaseException:
+                writer.forget()
+                with suppress(sqlite3.Error):
+                    connection.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def _faults(self) -> Iterator[None]:
+        """Turn what goes wrong into `IndexFault`; damage is remembered for the next `open`."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            if _is_damage(error):
+                with suppress(OSError):
+                    self._damaged.touch(0o600)
+            raise IndexFault(f"{self._path}: {' '.join(str(error).split())}") from error
+        except OSError as error:
+            raise IndexFault(f"{self._path}: {error.strerror or error}") from error
+
+    def _connect(self, cache: int) -> sqlite3.Connection:
+        connection = sqlite3.connect(self._path, timeout=BUSY, isolation_level=None, check_same_thread=False)
+        try:
+            connection.execute(f"PRAGMA cache_size = -{cache}")
+            connection.execute("PRAGMA case_sensitive_like = ON")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _open(self) -> bool:
+        self._close()
+        # The log beside it gets the permissions of the file.
+        os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+        connection = self._connection = self._connect(_WRITER_CACHE)
+        (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+        if mode != "wal":
+            raise IndexFault(f"{self._path}: no write-ahead log can be kept there")
+        connection.execute(f"PRAGMA journal_size_limit = {_LOG_SIZE}")
+        # Without FULL a power cut may cost the last transactions; the database stays whole.
+        connection.execute(f"PRAGMA synchronous = {'FULL' if self._synchronous else 'NORMAL'}")
+        connection.execute("BEGIN IMMEDIATE")
+        meta = self._meta(connection)
+        if meta.get("layout") != self._schema.fingerprint:
+            self._make(connection)
+            meta = {}
+        boot = _boot_id()
+        if meta.get("boot", boot) != boot:  # it was in use without `synchronous` when the machine went down
+            connection.execute("DELETE FROM meta WHERE name = 'complete'")
+            del meta["complete"]
+        connection.execute("DELETE FROM meta WHERE name = 'boot'")
+        if not self._synchronous:
+            connection.execute("INSERT INTO meta (name, value) VALUES ('boot', ?)", (boot,))
+        connection.execute("COMMIT")
+        self._writer = Writer(connection, self._schema, self._files)
+        return "complete" in meta
+
+    def _meta(self, connection: sqlite3.Connection) -> dict[str, str]:
+        """What the database says of itself; nothing if it is empty or not ours."""
+        tables = [name for (name,) in connection.execute(_TABLES)]
+        if not {"meta", *TABLES.values()} <= set(tables):
+            return {}
+        return dict(connection.execute("SELECT name, value FROM meta"))
+
+    def _make(self, connection: sqlite3.Connection) -> None:
+        for (name,) in connection.execute(_TABLES).fetchall():
+            connection.execute(f'DROP TABLE "{name}"')
+        for statement in self._schema.statements:
+            connection.execute(statement)
+        connection.execute("INSERT INTO meta (name, value) VALUES ('layout', ?)", (self._schema.fingerprint,))
+
+    def _set_aside(self) -> None:
+        """Give a damaged database another name."""
+        number = 1
+        while os.path.lexists(aside := self._path.with_name(f"{self._path.name}.corrupt-{number}")):
+            number += 1
+        for suffix in ("-wal", "-shm", ""):
+            with suppress(FileNotFoundError):
+                os.rename(f"{self._path}{suffix}", f"{aside}{suffix}")
+        self._damaged.unlink(missing_ok=True)
+
+    def _close(self) -> None:
+        idle, self._idle = self._idle, []
+        connection, self._connection, self._writer = self._connection, None, None
+        for each in [*idle, *([connection] if connection else ())]:
+            with suppress(sqlite3.Error):
+                each.close()
+
+
+_TABLES = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite!_%' ESCAPE '!'"
+_INSTANCES = (
+    'SELECT instance.id, study.directory, series.directory, instance."SOPClassUID", '
+    'instance."SOPInstanceUID", instance."TransferSyntaxUID" FROM instance '
+    "JOIN series ON series.id = instance.series_id JOIN study ON study.id = series.study_id"
+)
+_VERSIONS = (
+    'SELECT instance."SOPInstanceUID", instance.mtime_ns FROM study '
+    "JOIN series ON series.study_id = study.id JOIN instance ON instance.series_id = series.id "
+    "WHERE study.directory = ? AND series.directory = ?"
+)
+
+
+def _instance(row: tuple[int, str, str, str, str, str]) -> Instance:
+    _, study, series, sop_class_uid, sop_instance_uid, transfer_syntax_uid = row
+    parts = (study, series, f"{sop_instance_uid}.dcm")
+    return Instance(parts, sop_class_uid, sop_instance_uid, transfer_syntax_uid)
+
+
+def _marks(parameters: Sequence[int]) -> str:
+    return ", ".join("?" * len(parameters))
+
+
+def _is_damage(error: sqlite3.Error) -> bool:
+    # The lowest byte is the code, others say more.
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGED
+
+
+def _boot_id() -> str:
+    """Another one each time that the machine starts; empty where that is not known."""
+    try:
+        return _BOOT_ID.read_text("ascii").strip()
+    except OSError:
+        return ""

@@ -1,0 +1,277 @@
+"""What a query asks for (PS3.4 C.4.1, C.6): its keys checked, and as SQL."""
+
+# Statements are put together from names of tables and columns; what comes from a peer is always a parameter.
+# ruff: noqa: S608
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from enum import Enum
+from typing import Final
+
+import attrs
+
+from dicomtw.encoding import dictionary
+from dicomtw.encoding.dictionary import Attribute
+from dicomtw.errors import DimseError
+from dicomtw.storage.index.alternatives import Condition, Span, all_of
+from dicomtw.storage.index.attributes import LEVELS, UNIQUE_KEYS, Attributes, Indexed, Level
+from dicomtw.storage.index.matching import DOES_NOT_MATCH, KeyValue, Matching, matching_of
+from dicomtw.storage.index.schema import PARENTS, TABLES, quoted
+
+MAXIMUM_KEYS: Final = 256
+#: Parameters of one statement: SQLite takes 32766.
+MAXIMUM_PARAMETERS: Final = 30_000
+
+#: What the service answers itself: Specific Character Set, Query/Retrieve Level, Retrieve AE Title and
+#: Instance Availability.
+_OF_THE_SERVICE = frozenset({0x00080005, 0x00080052, 0x00080054, 0x00080056})
+
+#: Computed attributes that are a scalar.
+_SCALARS: Final = {
+    "AvailableTransferSyntaxUID": 'instance."TransferSyntaxUID"',
+    "NumberOfPatientRelatedStudies": "(SELECT count(*) FROM study AS s WHERE s.patient_id = patient.id)",
+    "NumberOfPatientRelatedSeries": (
+        "(SELECT count(*) FROM study AS s JOIN series AS e ON e.study_id = s.id "
+        "WHERE s.patient_id = patient.id)"
+    ),
+    "NumberOfPatientRelatedInstances": (
+        "(SELECT count(*) FROM study AS s JOIN series AS e ON e.study_id = s.id "
+        "JOIN instance AS i ON i.series_id = e.id WHERE s.patient_id = patient.id)"
+    ),
+    "NumberOfStudyRelatedSeries": "(SELECT count(*) FROM series AS e WHERE e.study_id = study.id)",
+    "NumberOfStudyRelatedInstances": (
+        "(SELECT count(*) FROM series AS e JOIN instance AS i ON i.series_id = e.id "
+        "WHERE e.study_id = study.id)"
+    ),
+    "NumberOfSeriesRelatedInstances": ("(SELECT count(*) FROM instance AS i WHERE i.series_id = series.id)"),
+}
+#: Computed attributes with all values that the study has: where those are, and their column there.
+_COLLECTED: Final = {
+    "ModalitiesInStudy": ("series AS e", 'e."Modality"'),
+    "SOPClassesInStudy": ("series AS e JOIN instance AS i ON i.series_id = e.id", 'i."SOPClassUID"'),
+}
+
+
+class Model(Enum):
+    """Query/Retrieve Information Models (PS3.4 C.6); the value is their levels."""
+
+    PATIENT_ROOT = LEVELS
+    STUDY_ROOT = LEVELS[1:]
+    PATIENT_STUDY_ONLY = LEVELS[:2]
+
+
+@attrs.frozen
+class Query:
+    """A query, made by `Query.of`."""
+
+    level: Level
+    #: The keys that are supported, in tag order; what comes back are their values.
+    columns: tuple[Attribute, ...]
+    #: Tags of the keys that are not: they are neither matched nor returned.
+    unsupported: tuple[int, ...]
+    _keys: tuple[Indexed, ...] = attrs.field(repr=False)
+    _condition: Condition = attrs.field(repr=False)
+    _condition_levels: frozenset[Level] = attrs.field(repr=False)
+    #: What is left to be tested, with the position of its column among those that `rows` selects.
+    tests: tuple[tuple[int, Matching], ...] = attrs.field(repr=False)
+
+    @classmethod
+    def of(
+        cls,
+        level: Level,
+        keys: Mapping[int, KeyValue],
+        attributes: Attributes,
+        *,
+        model: Model,
+        relational: bool = False,
+        combined_datetime: bool = False,
+    ) -> Query:
+        """The query of an identifier, whose keys are text or the items of a sequence, by tag.
+
+        Without `relational` each level above has to be narrowed down to one entity (PS3.4 C.4.1.3.1).
+        With `combined_datetime` a date and its time are one (C.2.2.2.5.4). Raises `DimseError` (A900H).
+        """
+        if level not in model.value:
+            raise DimseError(DOES_NOT_MATCH, f"no level {level.value} in this model")
+        if len(keys) > MAXIMUM_KEYS:
+            raise DimseError(DOES_NOT_MATCH, "too many keys")
+        supported: list[Indexed] = []
+        unsupported: list[int] = []
+        matchings: list[tuple[Indexed, Matching]] = []
+        for tag, key in sorted(keys.items()):
+            if tag in _OF_THE_SERVICE or tag & 0xFFFF == 0:
+                continue
+            indexed = attributes.get(tag)
+            if indexed is None or LEVELS.index(indexed.level) > LEVELS.index(level):
+                unsupported.append(tag)
+                known = dictionary.lookup(tag)
+                if known is not None:
+                    matching_of(known, key)  # no key may be what it cannot be
+                continue
+            supported.append(indexed)
+            matching = matching_of(_compared(indexed), key)
+            if matching is not None and not _is_count(indexed):
+                matchings.append((indexed, matching))
+        if not relational:
+            _check_hierarchy(level, model, keys, dict(matchings))
+        conditions = _conditions(matchings, combined_datetime)
+        condition = all_of(conditions) if conditions else Condition("1 = 1")
+        if len(condition.parameters) > MAXIMUM_PARAMETERS:
+            raise DimseError(DOES_NOT_MATCH, "too many values")
+        columns = tuple(indexed.attribute for indexed in supported)
+        return cls(
+            level=level,
+            columns=columns,
+            unsupported=tuple(unsupported),
+            keys=tuple(supported),
+            condition=condition,
+            condition_levels=frozenset(indexed.level for indexed, _ in matchings),
+            tests=tuple(
+                (supported.index(indexed), matching)
+                for indexed, matching in matchings
+                if not _condition_of(indexed, matching).is_exact
+            ),
+        )
+
+    def ids(self) -> tuple[str, tuple[str, ...]]:
+        """The statement for the ids of what may match, and its parameters."""
+        table = TABLES[self.level]
+        tables = self._joined(self._condition_levels)
+        return f"SELECT {table}.id FROM {tables} WHERE {self._condition.text}", self._condition.parameters
+
+    def rows(self, count: int) -> str:
+        """The statement for ids and columns of entities, its parameters being `count` ids.
+
+        A column that has to be `collected` holds the id of the study.
+        """
+        table = TABLES[self.level]
+        tables = self._joined(indexed.level for indexed in self._keys)
+        columns = "".join(f", {_selected(indexed)}" for indexed in self._keys)
+        return f"SELECT {table}.id{columns} FROM {tables} WHERE {table}.id IN ({', '.join('?' * count)})"
+
+    def collected(self, count: int) -> tuple[tuple[int, str], ...]:
+        """Positions of columns with all values of a study, and statements for them: study id and value."""
+        return tuple(
+            (
+                position,
+                "SELECT DISTINCT e.study_id, {1} FROM {0} WHERE e.study_id IN ({2})".format(
+                    *_COLLECTED[keyword], ", ".join("?" * count)
+                ),
+            )
+            for position, keyword in enumerate(indexed.attribute.keyword for indexed in self._keys)
+            if keyword in _COLLECTED
+        )
+
+    def instances(self, count: int) -> str:
+        """The statement for series, number and id of the instances in `count` entities of the level."""
+        tables = "instance"
+        below = LEVELS[LEVELS.index(self.level) + 1 :]
+        for level in reversed(below[:-1]):
+            tables += _join(level, LEVELS[LEVELS.index(level) + 1])
+        column = f"{TABLES[below[0]]}.{PARENTS[below[0]]}" if below else "instance.id"
+        return (
+            f'SELECT instance.series_id, instance."InstanceNumber", instance.id FROM {tables} '
+            f"WHERE {column} IN ({', '.join('?' * count)})"
+        )
+
+    def _joined(self, levels: Iterable[Level]) -> str:
+        """The table of the level, and those above it up to the highest of `levels`."""
+        highest = min(map(LEVELS.index, levels), default=LEVELS.index(self.level))
+        tables = TABLES[self.level]
+        for index in range(LEVELS.index(self.level) - 1, highest - 1, -1):
+            tables += _join(LEVELS[index], LEVELS[index + 1])
+        return tables
+
+
+def _join(level: Level, below: Level) -> str:
+    return f" JOIN {TABLES[level]} ON {TABLES[level]}.id = {TABLES[below]}.{PARENTS[below]}"
+
+
+def _is_count(indexed: Indexed) -> bool:
+    """Numbers of what there is are returned and not matched."""
+    return indexed.is_computed and indexed.attribute.keyword.startswith("NumberOf")
+
+
+def _compared(indexed: Indexed) -> Attribute:
+    """What a key is compared with: of computed attributes one value at a time."""
+    attribute = indexed.attribute
+    return attrs.evolve(attribute, vm="1") if indexed.is_computed else attribute
+
+
+def _check_hierarchy(
+    level: Level, model: Model, keys: Mapping[int, KeyValue], matchings: Mapping[Indexed, Matching]
+) -> None:
+    """Hierarchical queries name one entity of each level above theirs (PS3.4 C.4.1.3.1.1)."""
+    by_keyword = {indexed.attribute.keyword: matching for indexed, matching in matchings.items()}
+    for above in model.value[: model.value.index(level)]:
+        matching = by_keyword.get(UNIQUE_KEYS[above])
+        if matching is None:
+            raise DimseError(DOES_NOT_MATCH, f"{UNIQUE_KEYS[above]} is missing")
+        if not matching.is_single:
+            raise DimseError(DOES_NOT_MATCH, f"{UNIQUE_KEYS[above]} is not a single value")
+
+
+def _conditions(matchings: list[tuple[Indexed, Matching]], combined_datetime: bool) -> list[Condition]:
+    by_keyword = {indexed.attribute.keyword: (indexed, matching) for indexed, matching in matchings}
+    conditions = []
+    for keyword, (indexed, matching) in by_keyword.items():
+        if combined_datetime and keyword.endswith("Time"):
+            if _combined(by_keyword.get(f"{keyword[:-4]}Date"), (indexed, matching)) is not None:
+                continue  # with its date
+        elif combined_datetime and keyword.endswith("Date"):
+            combined = _combined((indexed, matching), by_keyword.get(f"{keyword[:-4]}Time"))
+            if combined is not None:
+                conditions.append(combined)
+                continue
+        conditions.append(_condition_of(indexed, matching))
+    return conditions
+
+
+def _condition_of(indexed: Indexed, matching: Matching) -> Condition:
+    keyword = indexed.attribute.keyword
+    if keyword in _COLLECTED:
+        tables, column = _COLLECTED[keyword]
+        inner = matching.condition(lambda suffix: column)
+        text = f"EXISTS (SELECT 1 FROM {tables} WHERE e.study_id = study.id AND ({inner.text}))"
+        return attrs.evolve(inner, text=text)
+    if indexed.is_computed:
+        return matching.condition(lambda suffix: _SCALARS[keyword])
+    return matching.condition(lambda suffix: f"{TABLES[indexed.level]}.{quoted(indexed.attribute, suffix)}")
+
+
+def _combined(
+    date: tuple[Indexed, Matching] | None, time: tuple[Indexed, Matching] | None
+) -> Condition | None:
+    """A date and its time as one (PS3.4 C.2.2.2.5.4); None where they are not a pair of ranges."""
+    if date is None or time is None or date[0].level is not time[0].level:
+        return None
+    spans = [each for _, matching in (date, time) for each in matching.alternatives if isinstance(each, Span)]
+    if [span.vr for span in spans] != ["DA", "TM"] or not all(
+        len(matching.alternatives) == 1 and indexed.attribute.vm == "1" for indexed, matching in (date, time)
+    ):
+        return None
+    names = [f"{TABLES[indexed.level]}.{quoted(indexed.attribute, '_key')}" for indexed, _ in (date, time)]
+    texts: list[str] = []
+    parameters: list[str] = []
+    for operator, day, instant in (
+        (">", spans[0].lower, spans[1].lower),
+        ("<", spans[0].upper, spans[1].upper),
+    ):
+        if day is None:
+            continue
+        texts.append(f"{names[0]} {operator}= ?")
+        parameters.append(day[1])
+        if instant is not None:
+            texts.append(f"({names[0]} {operator} ? OR {names[1]} {operator}= ?)")
+            parameters += (day[1], instant[1])
+    return Condition(" AND ".join(texts), tuple(parameters))
+
+
+def _selected(indexed: Indexed) -> str:
+    keyword = indexed.attribute.keyword
+    if keyword in _COLLECTED:
+        return "study.id"
+    if indexed.is_computed:
+        return _SCALARS[keyword]
+    return f"{TABLES[indexed.level]}.{quoted(indexed.attribute)}"
