@@ -273,6 +273,9 @@ class Association:
     def call_in_thread(self, function: Callable[[], T]) -> Deferred[T]:
         return self._disk.call_in_thread(function, waits=True)
 
+    def warn(self, what: str) -> None:
+        self.log.warn("for {calling!r}: {what}", calling=self.calling_ae_title, what=what)
+
     # -- requests of ours; services.SubOperations
 
     def contexts(self, sop_class_uid: str) -> Sequence[AcceptedContext]:

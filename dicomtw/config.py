@@ -21,6 +21,7 @@ from dicomtw import ae_title, uids
 from dicomtw.security.access import OPERATIONS
 from dicomtw.security.tls import PROFILES
 from dicomtw.storage.directory import Durability, OnDuplicate
+from dicomtw.storage.index.attributes import Attributes
 
 
 class ConfigError(Exception):
@@ -101,6 +102,12 @@ def _check_pdu_length(value: Any) -> int:
     return length
 
 
+def _check_index_attribute(value: Any) -> str:
+    text = _check_text(value)
+    Attributes((text,))
+    return text
+
+
 def _check_transfer_syntax(value: Any) -> str:
     text = _check_text(value)
     if text not in uids.TRANSFER_SYNTAXES:
@@ -122,6 +129,7 @@ PORT = Kind(
 REMOTE_PORT = Kind("a port number from 1 to 65535", _kind_of_number(1, 65535, "").check, int)
 ENDPOINT = Kind("a Twisted server endpoint string, such as tcp:4030", _check_text)
 PDU_LENGTH = Kind("a number of bytes from 4096 to 4294967295, or 0 for no limit", _check_pdu_length, int)
+INDEX_ATTRIBUTE = Kind("the keyword of an attribute, such as KVP or SERIES:KVP", _check_index_attribute)
 TRANSFER_SYNTAX = Kind("the UID of a transfer syntax", _check_transfer_syntax)
 
 
@@ -257,7 +265,7 @@ class Server:
         "who may query and retrieve: configured remotes, or anybody who may associate",
     )
     index_attribute: tuple[str, ...] = setting(
-        TEXT,
+        INDEX_ATTRIBUTE,
         (),
         "a further attribute to index, by its keyword, as LEVEL:Keyword for another level than IMAGE",
         many=True,

@@ -45,6 +45,9 @@ class Surroundings(Protocol):
     def call_in_thread(self, function: Callable[[], T], /) -> Deferred[T]:
         """Call what may block, off the reactor thread."""
 
+    def warn(self, what: str, /) -> None:
+        """Log a line about an operation."""
+
 
 class Operation:
     """A request being received or performed; what a service sees as `services.Operation`."""
@@ -102,6 +105,9 @@ class Operation:
 
     def call_in_thread(self, function: Callable[[], T]) -> Awaitable[T]:
         return or_cancelled(self._surroundings.call_in_thread(function))
+
+    def warn(self, what: str) -> None:
+        self._surroundings.warn(what)
 
     async def shielded(self, awaitable: Awaitable[T]) -> T:
         self.shields += 1

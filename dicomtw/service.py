@@ -41,7 +41,7 @@ from dicomtw.services.storage import Storage
 from dicomtw.services.verification import Verification
 from dicomtw.storage import Store
 from dicomtw.storage.directory import DirectoryStore, Durability, OnDuplicate
-from dicomtw.words import accepts_any_by_default, describe, no_endpoint, tls_files, warnings_of, why_not
+from dicomtw.words import any_may_associate, describe, no_endpoint, tls_files, warnings_of, why_not
 
 #: Threads that wait for the disk. fdatasync runs in parallel; more than this gain nothing on one disk.
 _DISK_THREADS = 16
@@ -148,6 +148,7 @@ class DicomService(Service):
                 check_host=remote.check_host,
                 no_implementation_version_name=remote.no_implementation_version_name,
                 enforce_default_transfer_syntax=remote.enforce_default_transfer_syntax,
+                operations=frozenset(remote.operations),
             )
             for remote in configuration.remotes
         )
@@ -155,8 +156,9 @@ class DicomService(Service):
             access=access.AccessPolicy(
                 ae_title=server.aet,
                 remotes=remotes,
-                accept_any_ae=server.accept_any_ae or accepts_any_by_default(server, configuration),
+                accept_any_ae=any_may_associate(server, configuration),
                 accept_any_called_ae=server.accept_any_called_ae,
+                allow_retrieve_any=server.allow_retrieve == "any",
             ),
             registry=ServiceRegistry(self._services(server, shelf.store)),
             disk=shelf.disk,

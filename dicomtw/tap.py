@@ -74,6 +74,12 @@ class Options(usage.Options):
         """Choose this transfer syntax where it is offered, before others; may be repeated."""
         self._many.setdefault("prefer-transfer-syntax", []).append(uid)
 
+    def opt_index_attribute(self, keyword: str) -> None:
+        """A further attribute to index, by its keyword, as LEVEL:Keyword for another level than IMAGE; may be
+        repeated.
+        """
+        self._many.setdefault("index-attribute", []).append(keyword)
+
     def opt_remote(self, text: str) -> None:
         """A known remote: AET@HOST:PORT[,FLAG...], flags as in a [[remote]] table; may be repeated."""
         try:

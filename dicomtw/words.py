@@ -10,12 +10,18 @@ from twisted.internet.error import CannotListenError
 
 from dicomtw.config import Configuration, Server
 from dicomtw.security import tls
+from dicomtw.security.access import OPERATIONS
 from dicomtw.storage.directory import Durability
 
 
 def accepts_any_by_default(server: Server, configuration: Configuration) -> bool:
     """PMOD's box is checked by default only while no remote is configured."""
     return not configuration.remotes and not server.known_ae_only
+
+
+def any_may_associate(server: Server, configuration: Configuration) -> bool:
+    """Whether associations are accepted from any AE title."""
+    return server.accept_any_ae or accepts_any_by_default(server, configuration)
 
 
 def tls_files(server: Server, cert: Path | None, key: Path | None) -> tls.TLSFiles:
@@ -28,11 +34,12 @@ def describe(server: Server, configuration: Configuration) -> list[str]:
     """What a server will do, in words."""
     places = [] if server.port is None else [f"{'ssl' if server.tls else 'tcp'}:{server.port}"]
     places += server.listen
-    any_ae = server.accept_any_ae or accepts_any_by_default(server, configuration)
+    any_ae = any_may_associate(server, configuration)
     lines = [
         f"AE title {server.aet} on {', '.join(places)}",
         f"objects go to {server.store}, durability {server.durability}, on duplicate {server.on_duplicate}",
         f"associations are accepted from {'any AE title' if any_ae else 'configured remotes only'}",
+        f"query and retrieve are for {'anybody' if server.allow_retrieve == 'any' else 'configured remotes only'}",
     ]
     if server.tls:
         profile = tls.PROFILES[server.tls_profile]
@@ -46,6 +53,7 @@ def describe(server: Server, configuration: Configuration) -> list[str]:
         f"remote {remote.aet} at {remote.host or 'any host'}"
         + (f":{remote.port}" if remote.port else "")
         + (", from there only" if remote.check_host else "")
+        + (f", for {', '.join(remote.operations)} only" if len(remote.operations) < len(OPERATIONS) else "")
         for remote in configuration.remotes
     ]
     return lines
@@ -60,6 +68,13 @@ def warnings_of(server: Server, configuration: Configuration) -> list[str]:
         found.append("only known AEs are accepted and none is configured: nobody is accepted")
     if server.durability == Durability.RELAXED.value:
         found.append("durability is relaxed: a power cut may take objects that were acknowledged")
+    if server.allow_retrieve == "any" and any_may_associate(server, configuration):
+        found.append("anybody may query and retrieve what is stored")
+    found += [
+        f"remote {remote.aet}: without tls-ca its certificate is not verified"
+        for remote in configuration.remotes
+        if remote.tls and remote.tls_ca is None
+    ]
     if server.tls and tls.PROFILES[server.tls_profile].warning:
         found.append(f"tls-profile {server.tls_profile}: {tls.PROFILES[server.tls_profile].warning}")
     if any(text.startswith("ssl:") for text in server.listen):

@@ -41,6 +41,8 @@ store = "/srv/dicom"
 state-dir = "/var/lib/dicom"
 accept-any-ae = true
 accept-any-called-ae = true
+allow-retrieve = "any"
+index-attribute = ["KVP", "SERIES:ConvolutionKernel"]
 accept-unknown-sop-classes = true
 no-implementation-version-name = true
 enforce-default-transfer-syntax = true
@@ -78,6 +80,8 @@ SERVER = Server(
     state_dir="/var/lib/dicom",
     accept_any_ae=True,
     accept_any_called_ae=True,
+    allow_retrieve="any",
+    index_attribute=("KVP", "SERIES:ConvolutionKernel"),
     accept_unknown_sop_classes=True,
     no_implementation_version_name=True,
     enforce_default_transfer_syntax=True,
@@ -143,6 +147,8 @@ class ValueTests(ConfigTestCase):
                 "accept_any_ae": False,
                 "known_ae_only": False,
                 "accept_any_called_ae": False,
+                "allow_retrieve": "known",
+                "index_attribute": (),
                 "accept_unknown_sop_classes": False,
                 "no_implementation_version_name": False,
                 "enforce_default_transfer_syntax": False,
@@ -167,6 +173,54 @@ class ValueTests(ConfigTestCase):
         unset = [name for name in settings_of(Server) if f"\n{name} = " not in EVERYTHING]
         self.assertEqual(unset, ["known-ae-only"], "it contradicts accept-any-ae")
         self.assertTrue(self.configured("known-ae-only = true").servers[0].known_ae_only)
+
+    def test_remote(self) -> None:
+        """What a remote may do, and how it is connected to, is set in a file; it may do all by default."""
+        text = """
+            [[remote]]
+            aet = "WS"
+            host = "ws.example"
+            port = 104
+            tls = true
+            tls-ca = "ca.pem"
+            tls-cert = "cert.pem"
+            tls-key = "key.pem"
+            operations = ["echo", "move"]
+            retries = 3
+            retry-delay = 0.5
+            """
+        (remote,) = self.configured(text).remotes
+        expected = Remote(
+            aet="WS",
+            host="ws.example",
+            port=104,
+            tls=True,
+            tls_ca="ca.pem",
+            tls_cert="cert.pem",
+            tls_key="key.pem",
+            operations=("echo", "move"),
+            retries=3,
+            retry_delay=0.5,
+        )
+        self.assertEqual(remote, expected)
+        self.assertEqual(Remote(aet="WS").operations, ("echo", "store", "find", "get", "move"))
+
+    def test_remote_faults(self) -> None:
+        """What does not go together, or is no operation, is one line."""
+        cases = {
+            "operations = ['store', 'query']": "operations takes a list of values, each one of echo, store, "
+            "find, get, move, not ['store', 'query']",
+            "tls-ca = 'ca.pem'": "tls-ca, tls-cert and tls-key need tls",
+            "tls = true\ntls-key = 'key.pem'": "tls-key needs tls-cert",
+            "retries = -1": "retries takes a whole number of times from 0 to 100, not -1",
+        }
+        for text, fault in cases.items():
+            said = self.fault(f"[[remote]]\naet = 'WS'\nhost = 'h'\n{text}")
+            self.assertEqual(said, f"[[remote]] 1: {fault}")
+
+    def test_index_attribute(self) -> None:
+        """What is to be indexed is a keyword of the standard's."""
+        self.assertIn("index-attribute takes", self.fault("index-attribute = ['KvPeak']"))
 
     def test_underscores(self) -> None:
         """Keys may be written with underscores."""

@@ -28,7 +28,7 @@ ARROW: dict[str, tuple[str, ...]] = {
     "encoding": ("errors", "uids", "encoding"),
     "storage": ("errors", "uids", "encoding", "storage"),
     "services/__init__": (*GROUND, "ul.negotiation", "dimse", "storage"),
-    "services": (*GROUND, "ul.negotiation", "dimse", "encoding", "storage", "services"),
+    "services": (*GROUND, "ul.negotiation", "ul.pdu", "dimse", "encoding", "storage", "services", "transcode"),
     "security": (*GROUND, "ul.pdu", "security"),
     "feed": (*GROUND, "storage", "services/__init__"),
     "operations": (*GROUND, "ul.negotiation", "dimse", "storage", "services/__init__", "feed"),

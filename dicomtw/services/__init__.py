@@ -123,6 +123,9 @@ class Operation(Protocol):
     def call_in_thread(self, function: Callable[[], T]) -> Awaitable[T]:
         """Call what may block, off the reactor thread."""
 
+    def warn(self, what: str) -> None:
+        """A line for the log; nothing about a patient."""
+
     def shielded(self, awaitable: Awaitable[T]) -> Awaitable[T]:
         """Await what C-CANCEL does not interrupt: it then takes effect at the next yield."""
 

@@ -1,0 +1,182 @@
+"""Identifiers of C-FIND, C-GET and C-MOVE (PS3.4 C.4): decoded into keys, and made of what was found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from struct import Struct
+from typing import Any, Final
+
+from dicomtw import uids
+from dicomtw.dimse import status
+from dicomtw.encoding import character_sets, data_set, dictionary
+from dicomtw.encoding.data_set import DataSet, Element
+from dicomtw.errors import DimseError, UnreadableDataSet
+from dicomtw.services import Operation
+from dicomtw.storage.index.attributes import Attributes, Level
+from dicomtw.storage.index.matching import KeyValue
+from dicomtw.storage.index.query import Model, Query
+from dicomtw.storage.index.record import Items, items_of, text_of
+
+SPECIFIC_CHARACTER_SET: Final = 0x00080005
+QUERY_RETRIEVE_LEVEL: Final = 0x00080052
+RETRIEVE_AE_TITLE: Final = 0x00080054
+INSTANCE_AVAILABILITY: Final = 0x00080056
+FAILED_SOP_INSTANCE_UID_LIST: Final = 0x00080058
+
+#: The information models by the SOP classes of PS3.4 C.6.
+MODELS: Final = {
+    uids.PATIENT_ROOT_FIND: Model.PATIENT_ROOT,
+    uids.PATIENT_ROOT_MOVE: Model.PATIENT_ROOT,
+    uids.PATIENT_ROOT_GET: Model.PATIENT_ROOT,
+    uids.STUDY_ROOT_FIND: Model.STUDY_ROOT,
+    uids.STUDY_ROOT_MOVE: Model.STUDY_ROOT,
+    uids.STUDY_ROOT_GET: Model.STUDY_ROOT,
+    uids.PATIENT_STUDY_ONLY_FIND: Model.PATIENT_STUDY_ONLY,
+    uids.PATIENT_STUDY_ONLY_MOVE: Model.PATIENT_STUDY_ONLY,
+    uids.PATIENT_STUDY_ONLY_GET: Model.PATIENT_STUDY_ONLY,
+}
+
+#: A list of UIDs is cut to what fits into the 16 bits of its length in Explicit VR, in bytes.
+_LONGEST_LIST = 0xFFFE
+_TEXT: Final = frozenset({"LO", "LT", "PN", "SH", "ST", "UC", "UT"})
+_NUMBERS: Final = {"US": Struct("<H"), "UL": Struct("<L"), "SS": Struct("<h"), "SL": Struct("<l")} | {
+    "FL": Struct("<f"),
+    "FD": Struct("<d"),
+}
+
+
+class Identifier:
+    """The identifier of a request: its level, its keys as text, and the character set of both sides.
+
+    Raises `DimseError`, A900H, where it is none.
+    """
+
+    def __init__(self, operation: Operation) -> None:
+        self.model = MODELS[operation.context.abstract_syntax]
+        self.transfer_syntax = operation.context.transfer_syntax
+        try:
+            elements = data_set.decode(operation.data_set, self.transfer_syntax)
+        except UnreadableDataSet as error:
+            raise _does_not_match(f"unreadable identifier: {error}") from error
+        named = elements.get(SPECIFIC_CHARACTER_SET)
+        self.character_set = character_sets.terms_of(_bytes(named))
+        level = elements.get(QUERY_RETRIEVE_LEVEL)
+        if level is None:
+            raise _does_not_match("the Query/Retrieve Level (0008,0052) is missing")
+        try:
+            self.level = Level(text_of(_bytes(level), "CS", ()))
+        except ValueError:
+            raise _does_not_match("there is no such Query/Retrieve Level") from None
+        self.keys = _keys(elements, self.character_set)
+
+    def query(self, attributes: Attributes, *, relational: bool, combined_datetime: bool = False) -> Query:
+        """What it asks for; raises `DimseError`."""
+        return Query.of(
+            self.level,
+            self.keys,
+            attributes,
+            model=self.model,
+            relational=relational,
+            combined_datetime=combined_datetime,
+        )
+
+
+def _does_not_match(why: str) -> DimseError:
+    return DimseError(status.IDENTIFIER_DOES_NOT_MATCH_SOP_CLASS, why)
+
+
+def _bytes(element: Element | None) -> bytes:
+    return element.value if element is not None and isinstance(element.value, bytes) else b""
+
+
+def _keys(elements: DataSet, terms: tuple[str, ...]) -> dict[int, KeyValue]:
+    return {tag: _key(element, terms) for tag, element in elements.items()}
+
+
+def _key(element: Element, terms: tuple[str, ...]) -> KeyValue:
+    if not isinstance(element.value, bytes):
+        return tuple(_keys(item, terms) for item in element.value)
+    known = dictionary.lookup(element.tag)
+    vr = element.vr if element.vr != "UN" or known is None else known.vr
+    if vr == "SQ":
+        return () if not element.value else ""
+    return text_of(element.value, vr, terms)
+
+
+class Answers:
+    """Makes the identifiers of responses from the rows that a query finds (PS3.4 C.4.1.1.3.2)."""
+
+    def __init__(self, identifier: Identifier, query: Query, retrieve_ae_title: str) -> None:
+        self._columns = query.columns
+        self._transfer_syntax = identifier.transfer_syntax
+        self._character_set = identifier.character_set
+        self._keys = identifier.keys
+        self._always = [
+            Element(QUERY_RETRIEVE_LEVEL, "CS", identifier.level.value.encode()),
+            Element(RETRIEVE_AE_TITLE, "AE", retrieve_ae_title.encode()),
+        ]
+        if INSTANCE_AVAILABILITY in identifier.keys:
+            self._always.append(Element(INSTANCE_AVAILABILITY, "CS", b"ONLINE"))
+
+    def encode(self, row: Sequence[str | None]) -> bytes:
+        """The identifier for one match, in a character set that reaches: the requestor's, if it does."""
+        beyond_ascii = [value for value in row if value and not value.isascii()]
+        terms = character_sets.fitting(beyond_ascii, self._character_set) if beyond_ascii else ()
+        elements = list(self._always)
+        if terms:
+            elements.append(Element(SPECIFIC_CHARACTER_SET, "CS", "\\".join(terms).encode()))
+        for attribute, value in zip(self._columns, row, strict=True):
+            if attribute.vr == "SQ":
+                elements.append(_sequence(attribute.tag, items_of(value), self._keys[attribute.tag], terms))
+            else:
+                elements.append(_element(attribute.tag, attribute.vr, value or "", terms))
+        return data_set.encode(elements, self._transfer_syntax)
+
+
+def failed_list(sop_instance_uids: Sequence[str], transfer_syntax: str) -> bytes:
+    """The identifier of a response to C-GET or C-MOVE that names what could not be sent (PS3.4 C.4.2.1.4.2).
+
+    A list that is longer than an element can be is cut.
+    """
+    text = "\\".join(sop_instance_uids)
+    if len(text) > _LONGEST_LIST:
+        text = text[: text.rindex("\\", 0, _LONGEST_LIST)]
+    return data_set.encode([Element(FAILED_SOP_INSTANCE_UID_LIST, "UI", text.encode())], transfer_syntax)
+
+
+def _element(tag: int, vr: str, text: str, terms: tuple[str, ...]) -> Element:
+    if vr in _NUMBERS:
+        number = _NUMBERS[vr]
+        values = [number.pack(_number(vr, value)) for value in text.split("\\") if value]
+        return Element(tag, vr, b"".join(values))
+    if vr in _TEXT:
+        return Element(tag, vr, character_sets.encode(text, terms, is_person_name=vr == "PN"))
+    return Element(tag, vr, text.encode("ascii", "replace"))
+
+
+def _number(vr: str, text: str) -> Any:
+    return float(text) if vr in ("FL", "FD") else int(text)
+
+
+def _sequence(tag: int, items: Items, key: KeyValue, terms: tuple[str, ...]) -> Element:
+    """The items of a sequence with the keys that were asked for in it; all of them if none were."""
+    wanted = key[0] if not isinstance(key, str) and key else {}
+    return Element(
+        tag,
+        "SQ",
+        tuple(
+            {
+                inner: _sequence(inner, value, wanted.get(inner, ()), terms)
+                if not isinstance(value, str)
+                else _element(inner, _vr(inner), value, terms)
+                for inner, value in item.items()
+                if not wanted or inner in wanted
+            }
+            for item in items
+        ),
+    )
+
+
+def _vr(tag: int) -> str:
+    known = dictionary.lookup(tag)
+    return "UN" if known is None else known.vr

@@ -1,0 +1,76 @@
+"""Query of the Query/Retrieve Service Class (PS3.4 C.4.1): C-FIND over the index of a store."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable
+from typing import Final, Protocol
+
+from dicomtw import uids
+from dicomtw.dimse import status
+from dicomtw.errors import DimseError, IndexFault
+from dicomtw.services import Operation, Response, ServiceClass
+from dicomtw.services.identifier import Answers, Identifier
+from dicomtw.storage.index.database import Index
+from dicomtw.ul.negotiation import Offer
+
+#: Matches fetched at a time: few at first, so that the first one is not waited for, then more.
+_FIRST_BATCH: Final = 10
+_BATCH: Final = 200
+
+#: What is supported of SOP class extended negotiation, byte by byte (PS3.4 Table C.5-1): relational queries
+#: and date-time matching, but no fuzzy matching of names, no adjustment to time zones, no conversion of
+#: enhanced multi-frame images.
+_SUPPORTED: Final = (1, 1, 0, 0, 0)
+
+
+class Settled(Protocol):
+    """Who knows when what has been stored is in the index."""
+
+    def settled(self) -> Awaitable[None]:
+        """Wait for the index to have everything that was stored before. Raises `IndexFault`."""
+
+
+class Query(ServiceClass):
+    """Answers queries in all three information models from `index`.
+
+    `retrieve_ae_title` is where what is found can be retrieved from.
+    """
+
+    abstract_syntaxes = (uids.PATIENT_ROOT_FIND, uids.STUDY_ROOT_FIND, uids.PATIENT_STUDY_ONLY_FIND)
+
+    def __init__(self, index: Index, indexing: Settled, retrieve_ae_title: str) -> None:
+        self._index = index
+        self._indexing = indexing
+        self._retrieve_ae_title = retrieve_ae_title
+
+    def offer(self, abstract_syntax: str) -> Offer:
+        return Offer(self.transfer_syntaxes, extended_negotiation=lambda asked: agreed(asked, _SUPPORTED))
+
+    async def c_find(self, operation: Operation) -> AsyncGenerator[Response, None]:
+        """PS3.7 9.1.2: a pending response for each match, as they are found."""
+        identifier = Identifier(operation)
+        asked = operation.extended_negotiation
+        query = identifier.query(
+            self._index.attributes, relational=asked[:1] == b"\1", combined_datetime=asked[1:2] == b"\1"
+        )
+        answers = Answers(identifier, query, self._retrieve_ae_title)
+        pending = status.PENDING_WITH_WARNING if query.unsupported else status.PENDING
+        cursor = None
+        try:
+            await self._indexing.settled()
+            cursor = await operation.call_in_thread(lambda: self._index.find(query))
+            size = _FIRST_BATCH
+            while rows := await operation.call_in_thread(lambda: cursor.fetch(size)):
+                for row in rows:
+                    yield Response(pending, answers.encode(row))
+                size = _BATCH
+        except IndexFault as fault:
+            raise DimseError(status.OUT_OF_RESOURCES, f"index: {fault}") from fault
+        finally:
+            if cursor is not None:
+                cursor.close()
+
+
+def agreed(asked: bytes, supported: tuple[int, ...]) -> bytes:
+    """The answer to a service class application information of flags: what both sides have."""
+    return bytes(ours & theirs for ours, theirs in zip(supported, asked, strict=False))

@@ -1,0 +1,345 @@
+"""Retrieval of the Query/Retrieve Service Class (PS3.4 C.4.2, C.4.3): C-MOVE and C-GET from a store.
+
+Both send the same objects, in sub-operations: C-GET on the association of the request, C-MOVE on one with its
+destination. Files are sent as they are where the receiver takes their transfer syntax.
+"""
+
+from __future__ import annotations
+
+import io
+from array import array
+from collections.abc import AsyncGenerator, Awaitable, Callable, Container, Sequence
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import attrs
+
+from dicomtw import uids
+from dicomtw.dimse import status
+from dicomtw.errors import AssociationLost, Cancelled, DimseError, IndexFault
+from dicomtw.services import DataSetSource, Operation, Response, ServiceClass, SubOperations
+from dicomtw.services.identifier import Identifier, failed_list
+from dicomtw.services.query import Settled, agreed
+from dicomtw.storage.data_set_file import open_data_set
+from dicomtw.storage.index.attributes import LEVELS, UNIQUE_KEYS
+from dicomtw.storage.index.database import Index, Instance
+from dicomtw.storage.index.matching import KeyValue
+from dicomtw.storage.index.query import Query
+from dicomtw.transcode import CannotTranscode, transcode
+from dicomtw.ul.negotiation import AcceptedContext, Offer
+from dicomtw.ul.pdu import MAXIMUM_CONTEXTS
+
+#: Relational retrieval is supported, conversion of enhanced multi-frame images is not (PS3.4 Table C.5-3).
+_SUPPORTED: Final = (1, 0)
+
+#: Instances whose files are looked up at a time.
+_BATCH: Final = 200
+#: Failed sub-operations of one request that get a log line of their own.
+_FAILURES_LOGGED: Final = 5
+#: UIDs of failed instances that are kept; an element has room for no more.
+_FAILED_KEPT: Final = 1024
+
+#: A SOP class, and a transfer syntax that instances of it are stored in.
+Kind = tuple[str, str]
+
+
+class Destination(SubOperations, Protocol):
+    """An association with the destination of a C-MOVE."""
+
+    def release(self) -> Awaitable[None]:
+        """End it in order."""
+
+    def abort(self) -> None:
+        """End it now."""
+
+
+#: Requests an association with a configured remote, proposing the contexts; raises `AssociationLost`.
+Associate = Callable[[str, Sequence[tuple[str, tuple[str, ...]]]], Awaitable[Destination]]
+
+
+@attrs.define
+class Counters:
+    """Sub-operations of one request by what became of them (PS3.4 C.4.2.1.6-9)."""
+
+    remaining: int
+    completed: int = 0
+    failed: int = 0
+    warning: int = 0
+    failed_sop_instance_uids: list[str] = attrs.field(factory=list)
+
+    def fail(self, sop_instance_uid: str) -> None:
+        self.failed += 1
+        if len(self.failed_sop_instance_uids) < _FAILED_KEPT:
+            self.failed_sop_instance_uids.append(sop_instance_uid)
+
+    def response(self, code: int, operation: Operation, comment: str = "") -> Response:
+        """A response with these numbers: with what remains where it is pending or cancelled."""
+        elements: dict[str, Any] = {
+            "number_of_completed_sub_operations": min(self.completed, 0xFFFF),
+            "number_of_failed_sub_operations": min(self.failed, 0xFFFF),
+            "number_of_warning_sub_operations": min(self.warning, 0xFFFF),
+        }
+        if code in (status.PENDING, status.CANCEL):
+            elements["number_of_remaining_sub_operations"] = min(self.remaining, 0xFFFF)
+        failed = None
+        if code != status.PENDING and self.failed_sop_instance_uids:
+            failed = failed_list(self.failed_sop_instance_uids, operation.context.transfer_syntax)
+        return Response(code, failed, comment, elements)
+
+    def last_response(self, operation: Operation) -> Response:
+        """The response when all is done (PS3.4 Tables C.4-2, C.4-3)."""
+        if not self.failed and not self.warning:
+            return self.response(status.SUCCESS, operation)
+        if self.completed or self.warning:
+            return self.response(status.SUB_OPERATIONS_COMPLETE_WITH_FAILURES, operation)
+        return self.response(status.UNABLE_TO_PERFORM_SUB_OPERATIONS, operation, "nothing could be sent")
+
+
+class _Retrieval(ServiceClass):
+    """What C-MOVE and C-GET share. `root` is the store's."""
+
+    def __init__(self, index: Index, indexing: Settled, root: Path) -> None:
+        self._index = index
+        self._indexing = indexing
+        self._root = root
+
+    def offer(self, abstract_syntax: str) -> Offer:
+        return Offer(self.transfer_syntaxes, extended_negotiation=lambda asked: agreed(asked, _SUPPORTED))
+
+    async def _selected(self, operation: Operation) -> array[int]:
+        """The ids of the instances that are asked for; raises `DimseError`."""
+        identifier = Identifier(operation)
+        query = Query.of(
+            identifier.level,
+            _checked_keys(identifier),
+            self._index.attributes,
+            model=identifier.model,
+            relational=operation.extended_negotiation[:1] == b"\1",
+        )
+        try:
+            await self._indexing.settled()
+            return await operation.call_in_thread(lambda: self._index.instances(query))
+        except IndexFault as fault:
+            raise DimseError(status.UNABLE_TO_CALCULATE_MATCHES, f"index: {fault}") from fault
+
+    async def _send(
+        self, operation: Operation, association: SubOperations, instance: Instance, counters: Counters
+    ) -> None:
+        """One sub-operation. Raises `AssociationLost`, after counting it."""
+        why = ""
+        try:
+            context, data_set = await operation.call_in_thread(
+                lambda: _open(self._root, instance, association.contexts(instance.sop_class_uid))
+            )
+            answer = await operation.shielded(
+                association.c_store(
+                    context,
+                    instance.sop_instance_uid,
+                    data_set,
+                    move_originator=(operation.calling_ae_title, operation.request.message_id or 0),
+                )
+            )
+        except (OSError, ValueError, CannotTranscode) as error:
+            why = str(error)
+        except AssociationLost:
+            counters.remaining -= 1
+            counters.fail(instance.sop_instance_uid)
+            raise
+        else:
+            category = status.category(answer.status)
+            if category is status.Category.WARNING:
+                counters.warning += 1
+            elif category is status.Category.SUCCESS:
+                counters.completed += 1
+            else:
+                why = f"answered {answer.status:04X}H {answer.comment}".rstrip()
+        counters.remaining -= 1
+        if why:
+            counters.fail(instance.sop_instance_uid)
+            if counters.failed <= _FAILURES_LOGGED:
+                operation.warn(f"{uids.name_of(instance.sop_class_uid)} not sent: {why}")
+
+    async def _send_all(
+        self, operation: Operation, association: SubOperations, ids: array[int], counters: Counters
+    ) -> AsyncGenerator[Response, None]:
+        """A sub-operation for each of `ids`, and a pending response after it while others remain.
+
+        If the association is lost, those that it was for have failed.
+        """
+        lost = False
+        for at in range(0, len(ids), _BATCH):
+            batch = ids[at : at + _BATCH]
+            instances = await self._instances(operation, batch)
+            counters.remaining -= len(batch) - len(instances)  # no longer stored
+            for instance in instances:
+                if lost:
+                    counters.remaining -= 1
+                    counters.fail(instance.sop_instance_uid)
+                    continue
+                try:
+                    await self._send(operation, association, instance, counters)
+                except AssociationLost as fault:
+                    operation.warn(f"{counters.remaining} sub-operations are left: {fault}")
+                    lost = True
+                if counters.remaining and not lost:
+                    yield counters.response(status.PENDING, operation)
+
+    async def _instances(self, operation: Operation, ids: array[int]) -> Sequence[Instance]:
+        try:
+            return await operation.call_in_thread(lambda: self._index.instance(ids))
+        except IndexFault as fault:
+            raise DimseError(status.UNABLE_TO_PERFORM_SUB_OPERATIONS, f"index: {fault}") from fault
+
+
+class Get(_Retrieval):
+    """Sends what C-GET asks for on its own association, whose requestor is an SCP of storage there."""
+
+    abstract_syntaxes = (uids.PATIENT_ROOT_GET, uids.STUDY_ROOT_GET, uids.PATIENT_STUDY_ONLY_GET)
+
+    async def c_get(self, operation: Operation) -> AsyncGenerator[Response, None]:
+        """PS3.7 9.1.3: pending responses, and the final one."""
+        ids = await self._selected(operation)
+        counters = Counters(len(ids))
+        try:
+            async with aclosing(
+                self._send_all(operation, operation.sub_operations, ids, counters)
+            ) as responses:
+                async for response in responses:
+                    yield response
+        except Cancelled:
+            yield counters.response(status.CANCEL, operation)
+        else:
+            yield counters.last_response(operation)
+
+
+class Move(_Retrieval):
+    """Sends what C-MOVE asks for to one of `destinations`, by their AE titles, which `associate` connects to."""
+
+    abstract_syntaxes = (uids.PATIENT_ROOT_MOVE, uids.STUDY_ROOT_MOVE, uids.PATIENT_STUDY_ONLY_MOVE)
+
+    def __init__(
+        self,
+        index: Index,
+        indexing: Settled,
+        root: Path,
+        destinations: Container[str],
+        associate: Associate,
+    ) -> None:
+        super().__init__(index, indexing, root)
+        self._destinations = destinations
+        self._associate = associate
+
+    async def c_move(self, operation: Operation) -> AsyncGenerator[Response, None]:
+        """PS3.7 9.1.4: pending responses, and the final one."""
+        destination = (operation.request.move_destination or "").strip()
+        if destination not in self._destinations:
+            raise DimseError(status.MOVE_DESTINATION_UNKNOWN, f"move destination {destination!r} is unknown")
+        ids = await self._selected(operation)
+        counters = Counters(len(ids))
+        try:
+            for group in await operation.call_in_thread(lambda: _groups(self._index, ids)):
+                async with aclosing(self._send_group(operation, destination, group, counters)) as responses:
+                    async for response in responses:
+                        yield response
+        except Cancelled:
+            yield counters.response(status.CANCEL, operation)
+        except IndexFault as fault:
+            raise DimseError(status.UNABLE_TO_CALCULATE_MATCHES, f"index: {fault}") from fault
+        else:
+            yield counters.last_response(operation)
+
+    async def _send_group(
+        self, operation: Operation, destination: str, group: Group, counters: Counters
+    ) -> AsyncGenerator[Response, None]:
+        """The sub-operations that one association has contexts for."""
+        try:
+            association = await self._associate(destination, group.contexts())
+        except AssociationLost as fault:
+            operation.warn(f"move destination {destination!r}: {fault}")
+            for at in range(0, len(group.ids), _BATCH):
+                for instance in await self._instances(operation, group.ids[at : at + _BATCH]):
+                    counters.remaining -= 1
+                    counters.fail(instance.sop_instance_uid)
+            return
+        try:
+            async with aclosing(self._send_all(operation, association, group.ids, counters)) as responses:
+                async for response in responses:
+                    yield response
+            await association.release()
+        finally:
+            association.abort()  # if it is not released
+
+
+@attrs.frozen
+class Group:
+    """Instances to be sent on one association."""
+
+    kinds: set[Kind] = attrs.field(factory=set)
+    ids: array[int] = attrs.field(factory=lambda: array("q"))
+
+    def has_room(self, kind: Kind) -> bool:
+        """Whether there is a presentation context for `kind`, or room for one and one to fall back on."""
+        classes = {sop_class_uid for sop_class_uid, _ in self.kinds} | {kind[0]}
+        return kind in self.kinds or len(self.kinds) + 1 + len(classes) <= MAXIMUM_CONTEXTS
+
+    def contexts(self) -> list[tuple[str, tuple[str, ...]]]:
+        """What is proposed: each transfer syntax as stored, then for each class what can be made of it."""
+        classes = sorted({sop_class_uid for sop_class_uid, _ in self.kinds})
+        return [
+            *((sop_class_uid, (transfer_syntax,)) for sop_class_uid, transfer_syntax in sorted(self.kinds)),
+            *(
+                (sop_class_uid, (uids.EXPLICIT_VR_LITTLE_ENDIAN, uids.IMPLICIT_VR_LITTLE_ENDIAN))
+                for sop_class_uid in classes
+            ),
+        ]
+
+
+def _groups(index: Index, ids: array[int]) -> list[Group]:
+    """The instances in as few groups as there have to be associations: one, as a rule."""
+    groups: list[Group] = []
+    for at in range(0, len(ids), _BATCH):
+        for instance in index.instance(ids[at : at + _BATCH]):
+            kind = instance.sop_class_uid, instance.transfer_syntax_uid
+            group = next((group for group in groups if group.has_room(kind)), None)
+            if group is None:
+                group = Group()
+                groups.append(group)
+            group.kinds.add(kind)
+            group.ids.append(instance.id)
+    return groups
+
+
+def _checked_keys(identifier: Identifier) -> dict[int, KeyValue]:
+    """The keys that name what is to be retrieved: those of other attributes have no say (PS3.4 C.4.2.2.1).
+
+    Raises `DimseError`, A900H, where the level's own is missing or has wild cards.
+    """
+    keys = {tag: identifier.keys[tag] for tag in _UNIQUE_TAGS if identifier.keys.get(tag)}
+    named = keys.get(_UNIQUE_TAGS[LEVELS.index(identifier.level)])
+    if not isinstance(named, str) or any(character in named for character in "*?"):
+        keyword = UNIQUE_KEYS[identifier.level]
+        raise DimseError(status.IDENTIFIER_DOES_NOT_MATCH_SOP_CLASS, f"{keyword} is missing or has wild cards")
+    return keys
+
+
+#: Of each level from the top: Patient ID, Study, Series and SOP Instance UID.
+_UNIQUE_TAGS: Final = (0x00100020, 0x0020000D, 0x0020000E, 0x00080018)
+
+
+def _open(
+    root: Path, instance: Instance, contexts: Sequence[AcceptedContext]
+) -> tuple[AcceptedContext, DataSetSource]:
+    """A context that the receiver takes an instance in, and its data set for that: as stored if possible.
+
+    Raises `OSError`, `ValueError`, `CannotTranscode`.
+    """
+    if not contexts:
+        raise CannotTranscode("the receiver has accepted no presentation context for it")
+    path = root.joinpath(*instance.parts)
+    for context in contexts:
+        if context.transfer_syntax == instance.transfer_syntax_uid:
+            return context, open_data_set(path)
+    chosen, data_set = transcode(path, [context.transfer_syntax for context in contexts])
+    context = next(context for context in contexts if context.transfer_syntax == chosen)
+    return context, io.BytesIO(data_set)
