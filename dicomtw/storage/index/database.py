@@ -47,6 +47,8 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 class Instance:
     """An object that is stored."""
 
+    #: In the database; another one after the object was replaced.
+    id: int
     #: The path of its file below the store's root: study, series, file name.
     parts: tuple[str, str, str]
     sop_class_uid: str
@@ -316,9 +318,9 @@ _VERSIONS = (
 
 
 def _instance(row: tuple[int, str, str, str, str, str]) -> Instance:
-    _, study, series, sop_class_uid, sop_instance_uid, transfer_syntax_uid = row
+    number, study, series, sop_class_uid, sop_instance_uid, transfer_syntax_uid = row
     parts = (study, series, f"{sop_instance_uid}.dcm")
-    return Instance(parts, sop_class_uid, sop_instance_uid, transfer_syntax_uid)
+    return Instance(number, parts, sop_class_uid, sop_instance_uid, transfer_syntax_uid)
 
 
 def _marks(parameters: Sequence[int]) -> str:
