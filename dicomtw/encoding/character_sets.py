@@ -116,7 +116,7 @@ def terms_of(value: bytes | None) -> tuple[str, ...]:
 
 
 def decode(value: bytes, terms: tuple[str, ...], *, is_person_name: bool = False) -> str:
-    r"""The text of a value, with its padding; what cannot be decoded becomes U+FFFD. Never raises.
+    r"""The text of a value, with its padding; what cannot be decoded, and ESC, becomes U+FFFD. Never raises.
 
     A value of several is decoded first and split at ``\`` then, for 5CH is also a half of characters. Where
     ASCII is all that the terms reach, bytes above 7FH are taken for Latin-1; so are they without any terms.
@@ -125,7 +125,7 @@ def decode(value: bytes, terms: tuple[str, ...], *, is_person_name: bool = False
         return value.decode("ascii")
     repertoire = _repertoire(terms)
     if repertoire.whole:
-        return value.decode(repertoire.whole, "replace")
+        return value.decode(repertoire.whole, "replace").replace("\x1b", "\ufffd")
     first, *parts = value.split(ESCAPE)
     g0, g1 = repertoire.g0, repertoire.g1
     text = [_decoded(first, g0, g1)]
@@ -152,9 +152,12 @@ def decode(value: bytes, terms: tuple[str, ...], *, is_person_name: bool = False
 def encode(text: str, terms: tuple[str, ...], *, is_person_name: bool = False) -> bytes:
     """The bytes of a text, not padded, with the escape sequences it takes.
 
-    Raises `UnicodeEncodeError` where the terms do not reach. Unknown terms reach ASCII.
+    Raises `UnicodeEncodeError` where the terms do not reach. Unknown terms reach ASCII, none reach ESC,
+    which is no character of a text (PS3.5 6.1.3).
     """
-    if text.isascii() and "\x1b" not in text:
+    if "\x1b" in text:
+        raise _out_of_reach(text, text.index("\x1b"), terms)
+    if text.isascii():
         return text.encode("ascii")
     repertoire = _repertoire(terms)
     if repertoire.whole:
@@ -163,7 +166,7 @@ def encode(text: str, terms: tuple[str, ...], *, is_person_name: bool = False) -
     g0, g1 = first = repertoire.g0, repertoire.g1_of_writers
     encoded = bytearray()
     for index, character in enumerate(text):
-        if character.isascii() and character != "\x1b":
+        if character.isascii():
             back = first if character in delimiters else (first[0], g1)
             encoded += _switched((g0, g1), back)
             g0, g1 = back
@@ -174,8 +177,7 @@ def encode(text: str, terms: tuple[str, ...], *, is_person_name: bool = False) -
             if code:
                 break
         else:
-            reason = "not in the Specific Character Set"
-            raise UnicodeEncodeError("\\".join(terms) or "ASCII", text, index, index + 1, reason)
+            raise _out_of_reach(text, index, terms)
         there = (each, g1) if each.is_wide else (g0, each)
         encoded += _switched((g0, g1), there) + code
         g0, g1 = there
@@ -184,7 +186,7 @@ def encode(text: str, terms: tuple[str, ...], *, is_person_name: bool = False) -
 
 def fitting(texts: Iterable[str], preferred: tuple[str, ...]) -> tuple[str, ...]:
     """The terms to encode these texts with: () if all is ASCII, else `preferred` if it reaches all of them,
-    else ISO_IR 100 if that does, else ISO_IR 192, which does.
+    else ISO_IR 100 if that does, else ISO_IR 192, which does for all that `decode` makes.
     """
     text = "".join(texts)
     for terms in ((), preferred, ("ISO_IR 100",)):
@@ -244,6 +246,11 @@ def _defined_term(term: str) -> str:
     if part is not None and int(part[1]) in _PARTS_OF_ISO_8859:
         return f"ISO_IR {_PARTS_OF_ISO_8859[int(part[1])]}"
     return _OTHER_NAMES.get(upper, term)
+
+
+def _out_of_reach(text: str, index: int, terms: tuple[str, ...]) -> UnicodeEncodeError:
+    reason = "not in the Specific Character Set"
+    return UnicodeEncodeError("\\".join(terms) or "ASCII", text, index, index + 1, reason)
 
 
 def _undelimited(part: bytes, g0: _Set, is_person_name: bool) -> bytes:
