@@ -8,7 +8,7 @@ import pwd
 import resource
 import signal
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -29,12 +29,15 @@ from twisted.python.threadpool import ThreadPool
 from zope.interface import implementer
 
 from dicomtw.acceptor import ApplicationEntity
+from dicomtw.client import associate
 from dicomtw.config import Configuration, Server
 from dicomtw.feed import Disk
 from dicomtw.jsonlog import observer_for_twistd
 from dicomtw.names import Names
+from dicomtw.operations import or_cancelled
 from dicomtw.protocol import CLOSE_GRACE, DicomFactory, Limits
 from dicomtw.proxy import server_endpoint
+from dicomtw.requestor import RequestedAssociation
 from dicomtw.security import access, tls
 from dicomtw.services import ServiceClass, ServiceRegistry
 from dicomtw.services.storage import Storage
@@ -167,13 +170,26 @@ class DicomService(Service):
             enforce_default_transfer_syntax=server.enforce_default_transfer_syntax,
             preferred_transfer_syntaxes=server.prefer_transfer_syntax,
         )
-        limits = Limits(
-            artim_timeout=server.artim_timeout,
-            dimse_timeout=server.dimse_timeout,
-            idle_timeout=server.idle_timeout,
-            max_associations=server.max_associations,
-        )
-        return DicomFactory(entity, limits, self._reactor, self._names.resolve)
+        return DicomFactory(entity, _limits(server), self._reactor, self._names.resolve)
+
+    def associate(
+        self, server: Server, title: str, contexts: Sequence[tuple[str, tuple[str, ...]]]
+    ) -> Deferred[RequestedAssociation]:
+        """An association with the remote that has this AE title, in the name of `server`."""
+        remote = next(remote for remote in self._configuration.remotes if remote.aet == title)
+
+        async def associated() -> RequestedAssociation:
+            scu = await associate(
+                remote,
+                contexts=contexts,
+                calling=server.aet,
+                limits=_limits(server),
+                reactor=self._reactor,
+                implementation_version_name=not server.no_implementation_version_name,
+            )
+            return scu.association
+
+        return or_cancelled(Deferred.fromCoroutine(associated()))
 
     # -- start
 
@@ -372,6 +388,15 @@ class _Shelf:
         """Wait, not in the reactor thread, for what is being committed; then let others have the store."""
         stopped = deferToThread(self.threads.stop) if self.threads.started else succeed(None)
         return stopped.addCallback(lambda _: self.store.close())
+
+
+def _limits(server: Server) -> Limits:
+    return Limits(
+        artim_timeout=server.artim_timeout,
+        dimse_timeout=server.dimse_timeout,
+        idle_timeout=server.idle_timeout,
+        max_associations=server.max_associations,
+    )
 
 
 def _raise_descriptor_limit() -> None:

@@ -99,7 +99,9 @@ def _key(element: Element, terms: tuple[str, ...]) -> KeyValue:
     known = dictionary.lookup(element.tag)
     vr = element.vr if element.vr != "UN" or known is None else known.vr
     if vr == "SQ":
-        return () if not element.value else ""
+        if element.value:
+            raise _does_not_match(f"({element.tag >> 16:04X},{element.tag & 0xFFFF:04X}) is no sequence")
+        return ()
     return text_of(element.value, vr, terms)
 
 

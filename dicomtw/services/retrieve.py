@@ -44,14 +44,18 @@ _FAILED_KEPT: Final = 1024
 Kind = tuple[str, str]
 
 
+#: AE title and message ID of a C-MOVE (PS3.7 9.1.1.1.6-7).
+Originator = tuple[str, int]
+
+
 class Destination(SubOperations, Protocol):
     """An association with the destination of a C-MOVE."""
 
-    def release(self) -> Awaitable[None]:
-        """End it in order."""
+    def release(self) -> object:
+        """End it in order; nobody waits for that."""
 
-    def abort(self) -> None:
-        """End it now."""
+    def abort(self, why: str) -> None:
+        """End it now; `why` is for the log."""
 
 
 #: Requests an association with a configured remote, proposing the contexts; raises `AssociationLost`.
@@ -124,7 +128,12 @@ class _Retrieval(ServiceClass):
             raise DimseError(status.UNABLE_TO_CALCULATE_MATCHES, f"index: {fault}") from fault
 
     async def _send(
-        self, operation: Operation, association: SubOperations, instance: Instance, counters: Counters
+        self,
+        operation: Operation,
+        association: SubOperations,
+        instance: Instance,
+        counters: Counters,
+        originator: Originator | None,
     ) -> None:
         """One sub-operation. Raises `AssociationLost`, after counting it."""
         why = ""
@@ -134,10 +143,7 @@ class _Retrieval(ServiceClass):
             )
             answer = await operation.shielded(
                 association.c_store(
-                    context,
-                    instance.sop_instance_uid,
-                    data_set,
-                    move_originator=(operation.calling_ae_title, operation.request.message_id or 0),
+                    context, instance.sop_instance_uid, data_set, move_originator=originator
                 )
             )
         except (OSError, ValueError, CannotTranscode) as error:
@@ -161,7 +167,12 @@ class _Retrieval(ServiceClass):
                 operation.warn(f"{uids.name_of(instance.sop_class_uid)} not sent: {why}")
 
     async def _send_all(
-        self, operation: Operation, association: SubOperations, ids: array[int], counters: Counters
+        self,
+        operation: Operation,
+        association: SubOperations,
+        ids: array[int],
+        counters: Counters,
+        originator: Originator | None = None,
     ) -> AsyncGenerator[Response, None]:
         """A sub-operation for each of `ids`, and a pending response after it while others remain.
 
@@ -178,7 +189,7 @@ class _Retrieval(ServiceClass):
                     counters.fail(instance.sop_instance_uid)
                     continue
                 try:
-                    await self._send(operation, association, instance, counters)
+                    await self._send(operation, association, instance, counters, originator)
                 except AssociationLost as fault:
                     operation.warn(f"{counters.remaining} sub-operations are left: {fault}")
                     lost = True
@@ -262,13 +273,17 @@ class Move(_Retrieval):
                     counters.remaining -= 1
                     counters.fail(instance.sop_instance_uid)
             return
+        originator = operation.calling_ae_title, operation.request.message_id or 0
         try:
-            async with aclosing(self._send_all(operation, association, group.ids, counters)) as responses:
+            async with aclosing(
+                self._send_all(operation, association, group.ids, counters, originator)
+            ) as responses:
                 async for response in responses:
                     yield response
-            await association.release()
-        finally:
-            association.abort()  # if it is not released
+        except BaseException:  # cancelled, or nobody is left who wants more
+            association.abort("the C-MOVE it was for has ended")
+            raise
+        association.release()
 
 
 @attrs.frozen
