@@ -109,13 +109,11 @@ def integer_text(text: str) -> str:
     return str(int(stripped)) if _NUMBER.fullmatch(stripped) else stripped
 
 
-def keys_of(vr: str, value: str | None) -> tuple[str | None, ...]:
-    """What goes to the columns of `SUFFIXES` for a value, or for none."""
+def keys_of(vr: str, value: str) -> tuple[str | None, ...]:
+    """What goes to the columns of `SUFFIXES` for a value."""
     if vr == "PN":
-        return (None, None, None) if value is None else name_keys(value)
+        return name_keys(value)
     if vr == "DT":
-        instant = None if value is None else datetime_key(value)
+        instant = datetime_key(value)
         return (None, None) if instant is None else (instant.local, instant.utc)
-    if value is None:
-        return (None,)
     return (date_key(value) if vr == "DA" else time_key(value),)

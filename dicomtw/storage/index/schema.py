@@ -79,13 +79,25 @@ class Schema:
     """Tables and columns for `attributes`."""
 
     def __init__(self, attributes: Attributes) -> None:
-        self._attributes = attributes.stored
-        #: Columns of the attributes of each level, quoted, those with the forms they are compared in too.
-        self.columns: dict[Level, tuple[str, ...]] = {
+        stored = attributes.stored
+        self._keywords = {level: tuple(each.keyword for each in stored[level]) for level in LEVELS}
+        self._compared = {
             level: tuple(
-                quoted(attribute, suffix)
-                for attribute in attributes.stored[level]
-                for suffix in ("", *suffixes_of(attribute))
+                (each.keyword, each.vr, (None,) * len(suffixes_of(each)))
+                for each in stored[level]
+                if suffixes_of(each)
+            )
+            for level in LEVELS
+        }
+        #: Columns of the attributes of each level, quoted.
+        self.columns: dict[Level, tuple[str, ...]] = {
+            level: tuple(quoted(each) for each in stored[level]) for level in LEVELS
+        }
+        #: All columns for the attributes: behind those, the ones with the forms they are compared in.
+        self.all_columns: dict[Level, tuple[str, ...]] = {
+            level: (
+                *self.columns[level],
+                *(quoted(each, suffix) for each in stored[level] for suffix in suffixes_of(each)),
             )
             for level in LEVELS
         }
@@ -110,28 +122,30 @@ class Schema:
         not_null = {f'"{keyword}"' for keyword in NAMING}
         columns = [
             *(f"{column} {declaration}" for column, declaration in _FIXED[level].items()),
-            *(f"{column} TEXT{' NOT NULL' * (column in not_null)}" for column in self.columns[level]),
+            *(f"{column} TEXT{' NOT NULL' * (column in not_null)}" for column in self.all_columns[level]),
         ]
         return f"CREATE TABLE {TABLES[level]} ({', '.join(columns)})"
 
     def _insert(self, level: Level) -> str:
-        columns = [*_FIXED[level], *self.columns[level]]
+        columns = [*_FIXED[level], *self.all_columns[level]]
         marks = ", ".join("?" * len(columns))
         return f"INSERT INTO {TABLES[level]} ({', '.join(columns)}) VALUES ({marks})"
 
     def _update(self, level: Level) -> str:
-        columns = [*_FIXED[level], *self.columns[level]][1:]
+        columns = [*_FIXED[level], *self.all_columns[level]][1:]
         settings = ", ".join(f"{column} = ?" for column in columns)
         return f"UPDATE {TABLES[level]} SET {settings} WHERE id = ?"
 
+    def values(self, level: Level, values: Mapping[str, str]) -> Row:
+        """What goes to the columns of the attributes themselves, in their order."""
+        return tuple(map(values.get, self._keywords[level]))
+
     def row(self, level: Level, values: Mapping[str, str]) -> Row:
-        """What goes to the columns of a level, in their order."""
-        row: list[str | None] = []
-        for attribute in self._attributes[level]:
-            value = values.get(attribute.keyword)
-            row.append(value)
-            if suffixes_of(attribute):
-                row.extend(keys_of(attribute.vr, value))
+        """What goes to all columns for attributes, in their order."""
+        row: list[str | None] = list(map(values.get, self._keywords[level]))
+        for keyword, vr, nothing in self._compared[level]:
+            value = values.get(keyword)
+            row.extend(nothing if value is None else keys_of(vr, value))
         return tuple(row)
 
 

@@ -10,7 +10,6 @@ SOP Instance UID. When that one leaves, they are read again from the file of the
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -37,8 +36,8 @@ class _Patient:
     id: int
     identity: str
     latest: Rank
-    #: Hash of the row, so that it is not written again as it is.
-    row: int
+    #: Hash of its attributes, so that they are not written again as they are.
+    values: int
 
 
 @attrs.define(eq=False)
@@ -47,7 +46,7 @@ class _Study:
     directory: str
     patient: _Patient
     latest: Rank
-    row: int
+    values: int
 
 
 @attrs.define(eq=False)
@@ -56,7 +55,7 @@ class _Series:
     directory: str
     study: _Study
     latest: Rank
-    row: int
+    values: int
 
 
 @attrs.frozen
@@ -253,11 +252,14 @@ class Writer:
                 self._recover_patient(patient, change)
 
     def _write_series(self, series: _Series, rank: Rank, record: Record | None) -> None:
-        row = None if record is None else self._schema.row(Level.SERIES, record.values)
-        if row is not None and hash(row) != series.row:
-            values = (series.study.id, series.directory, *rank, *row, series.id)
-            self._connection.execute(self._schema.update[Level.SERIES], values)
-            series.row = hash(row)
+        values = None if record is None else self._schema.values(Level.SERIES, record.values)
+        if record is not None and hash(values) != series.values:
+            row = self._schema.row(Level.SERIES, record.values)
+            self._connection.execute(
+                self._schema.update[Level.SERIES],
+                (series.study.id, series.directory, *rank, *row, series.id),
+            )
+            series.values = hash(values)
         elif rank != series.latest:
             self._connection.execute(
                 "UPDATE series SET latest_mtime_ns = ?, latest_uid = ? WHERE id = ?", (*rank, series.id)
@@ -268,25 +270,27 @@ class Writer:
         study.latest = rank
         if record is None:
             return
-        row = self._schema.row(Level.STUDY, record.values)
-        patient = study.patient
-        if patient.identity != identity_of(record):
-            change.lost.add(patient)
+        values = hash(self._schema.values(Level.STUDY, record.values))
+        if study.patient.identity != identity_of(record):
+            change.lost.add(study.patient)
             study.patient = self._patient_for(record)
-        elif hash(row) == study.row:
+        elif values == study.values:
             return
-        values = (study.patient.id, study.directory, *row, study.id)
-        self._connection.execute(self._schema.update[Level.STUDY], values)
-        study.row = hash(row)
+        row = self._schema.row(Level.STUDY, record.values)
+        self._connection.execute(
+            self._schema.update[Level.STUDY], (study.patient.id, study.directory, *row, study.id)
+        )
+        study.values = values
 
     def _write_patient(self, patient: _Patient, rank: Rank, record: Record | None) -> None:
         patient.latest = rank
         if record is None:
             return
-        row = self._schema.row(Level.PATIENT, record.values)
-        if hash(row) != patient.row:
+        values = hash(self._schema.values(Level.PATIENT, record.values))
+        if values != patient.values:
+            row = self._schema.row(Level.PATIENT, record.values)
             self._connection.execute(self._schema.update[Level.PATIENT], (patient.identity, *row, patient.id))
-            patient.row = hash(row)
+            patient.values = values
 
     def _recover_series(self, series: _Series, change: _Change) -> None:
         rank = self._latest(
@@ -355,11 +359,9 @@ class Writer:
         series = self._load_series(record.study, record.series)
         if series is None:
             study = self._study_for(record)
-            row = self._schema.row(Level.SERIES, record.values)
-            rank = _rank(record)
-            series = _Series(self._next_id(Level.SERIES), record.series, study, rank, hash(row))
-            values = (series.id, study.id, series.directory, *rank, *row)
-            self._connection.execute(self._schema.insert[Level.SERIES], values)
+            rank, values = _rank(record), self._schema.values(Level.SERIES, record.values)
+            series = _Series(self._next_id(Level.SERIES), record.series, study, rank, hash(values))
+            self._insert(Level.SERIES, (series.id, study.id, series.directory, *rank), record)
             self._series[record.study, record.series] = series
         return series
 
@@ -367,10 +369,9 @@ class Writer:
         study = self._load_study(record.study)
         if study is None:
             patient = self._patient_for(record)
-            row = self._schema.row(Level.STUDY, record.values)
-            study = _Study(self._next_id(Level.STUDY), record.study, patient, _rank(record), hash(row))
-            values = (study.id, patient.id, study.directory, *row)
-            self._connection.execute(self._schema.insert[Level.STUDY], values)
+            rank, values = _rank(record), self._schema.values(Level.STUDY, record.values)
+            study = _Study(self._next_id(Level.STUDY), record.study, patient, rank, hash(values))
+            self._insert(Level.STUDY, (study.id, patient.id, study.directory), record)
             self._studies[record.study] = study
         return study
 
@@ -378,11 +379,15 @@ class Writer:
         identity = identity_of(record)
         patient = self._load_patient(identity)
         if patient is None:
-            row = self._schema.row(Level.PATIENT, record.values)
-            patient = _Patient(self._next_id(Level.PATIENT), identity, _rank(record), hash(row))
-            self._connection.execute(self._schema.insert[Level.PATIENT], (patient.id, identity, *row))
+            rank, values = _rank(record), self._schema.values(Level.PATIENT, record.values)
+            patient = _Patient(self._next_id(Level.PATIENT), identity, rank, hash(values))
+            self._insert(Level.PATIENT, (patient.id, identity), record)
             self._patients[identity] = patient
         return patient
+
+    def _insert(self, level: Level, fixed: tuple[int | str, ...], record: Record) -> None:
+        row = self._schema.row(level, record.values)
+        self._connection.execute(self._schema.insert[level], (*fixed, *row))
 
     def _load_series(self, study: str, series: str) -> _Series | None:
         known = self._series.get((study, series))
@@ -452,8 +457,9 @@ def identity_of(record: Record) -> str:
     """What tells patients apart: ID and issuer. Without an ID, each study has a patient of its own."""
     patient_id = record.values.get("PatientID")
     if patient_id is None:
-        return json.dumps([record.study])
-    return json.dumps([patient_id, record.values.get("IssuerOfPatientID")])
+        return f"study {record.study}"
+    # The length tells where the one ends and the other begins, whatever is in them.
+    return f"{len(patient_id)} {patient_id} {record.values.get('IssuerOfPatientID', '')}"
 
 
 def _place(each: Record | _Stored) -> tuple[str, str, str]:
