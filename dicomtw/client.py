@@ -116,6 +116,7 @@ class Associating:
 
     def __init__(self, established: Deferred[SCU]) -> None:
         self._established = established
+        self._scu: SCU | None = None
 
     def __await__(self) -> Generator[Any, None, SCU]:
         return self._established.__await__()
@@ -125,16 +126,17 @@ class Associating:
         return self._established
 
     async def __aenter__(self) -> SCU:
-        return await self._established
+        self._scu = await self._established
+        return self._scu
 
     async def __aexit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        scu = await self._established
+        assert self._scu is not None
         if kind is None:
-            await scu.release()
+            await self._scu.release()
         else:
-            scu.abort()
+            self._scu.abort()
 
 
 async def _associate(connect: _Connect, retries: int, delay: float) -> SCU:

@@ -7,6 +7,7 @@ response. Anything else that escapes is a bug of ours: it is logged and the asso
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import Any
 
 
 class AbortReason(IntEnum):

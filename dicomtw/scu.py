@@ -290,7 +290,8 @@ class SCU:
             finally:
                 self.association.cancel(request)
             if category is status.Category.FAILURE:
-                _checked(message_type.name.removesuffix("-RQ"), _response(answer))
+                name, comment = message_type.name.removesuffix("-RQ"), _response(answer).comment
+                raise OperationFailed(name, retrieval.status, comment, retrieval)
             return retrieval
 
         return Deferred.fromCoroutine(retrieve())

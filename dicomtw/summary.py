@@ -20,6 +20,9 @@ NOTHING_SAID = "closed by the peer before any association"
 #: Names of one kind that the line tells; the JSON fields have them all.
 _NAMES = 5
 
+#: Operations that the line has words for; others are counted by their names.
+_TOLD = ("C-STORE", "C-ECHO")
+
 #: What OpenSSL says when the peer did not speak TLS, or not with us, and what that means.
 _TLS_FAULTS = {
     "wrong version number": "the peer does not speak TLS",
@@ -48,8 +51,11 @@ def log_summary(association: Association, *, peer: str, tls: str, seconds: float
         "refused": refused,
         "objects": association.operations["C-STORE"],
         "echoes": association.operations["C-ECHO"],
+        "operations": dict(association.operations),
         "failures": failures,
         "bytes": association.data_set_bytes,
+        "objects_sent": association.objects_sent,
+        "bytes_sent": association.bytes_sent,
         "seconds": round(seconds, 3),
         "odd_lengths": association.provider.odd_lengths,
         "lax_uids": association.lax_uids,
@@ -61,6 +67,11 @@ def log_summary(association: Association, *, peer: str, tls: str, seconds: float
         agreed = f"{len(association.accepted)} contexts accepted{_abridged(accepted)}"
         parts.append(f"{agreed}, {len(refused)} refused{_abridged(refused)}")
         done = f"{fields['objects']} objects, {fields['bytes']} bytes, {fields['echoes']} echoes"
+        done += "".join(
+            f", {count} {name}" for name, count in sorted(association.operations.items()) if name not in _TOLD
+        )
+        if association.objects_sent:
+            done += f", {association.objects_sent} objects sent, {association.bytes_sent} bytes"
         if failures:
             done += ", failed: " + ", ".join(f"{count} x {code}" for code, count in failures.items())
         if association.unfinished:

@@ -72,6 +72,7 @@ class SummaryTests(SynchronousTestCase):
                 ],
                 "objects": 2,
                 "echoes": 1,
+                "operations": {"C-ECHO": 1, "C-STORE": 2},
                 "failures": {"A700H": 1},
                 "bytes": 20_110,
                 "seconds": 1.5,

@@ -38,7 +38,8 @@ class Storage(ServiceClass):
         return self._accept_unknown and not is_other
 
     def offer(self, abstract_syntax: str) -> Offer:
-        return Offer(self.transfer_syntaxes, extended_negotiation=lambda _: _SUPPORT)
+        # In the SCP role a requestor is stored to, by C-GET.
+        return Offer(self.transfer_syntaxes, scp_role=True, extended_negotiation=lambda _: _SUPPORT)
 
     def data_set_sink(self, operation: Operation) -> DataSetSink:
         """A file of the store, named by the command."""

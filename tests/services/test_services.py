@@ -240,7 +240,7 @@ class StorageTests(SynchronousTestCase):
         self.assertIn(JPEG, offer.transfer_syntaxes)
         assert offer.extended_negotiation is not None
         self.assertEqual(offer.extended_negotiation(b""), bytes((2, 0, 3, 0, 0, 0)))
-        self.assertEqual((offer.scu_role, offer.scp_role), (True, False))
+        self.assertEqual((offer.scu_role, offer.scp_role), (True, True))
 
     def test_extended_negotiation(self) -> None:
         """PS3.4 B.3.1: level 2 and bit preserving is answered where it is asked for, and only there."""
