@@ -75,6 +75,8 @@ class SummaryTests(SynchronousTestCase):
                 "operations": {"C-ECHO": 1, "C-STORE": 2},
                 "failures": {"A700H": 1},
                 "bytes": 20_110,
+                "objects_sent": 0,
+                "bytes_sent": 0,
                 "seconds": 1.5,
                 "odd_lengths": False,
                 "lax_uids": False,
