@@ -182,8 +182,8 @@ def _text_matching(attribute: Attribute, key: str) -> Matching | None:
     vr = attribute.vr
     if len(key) > (MAXIMUM_TEXT if vr != "UI" else 65 * MAXIMUM_UIDS):
         raise DimseError(DOES_NOT_MATCH, f"{attribute.keyword} is too long")
-    # UTF-16 surrogates are no characters: no database takes them.
-    key = key.encode("utf-8", "replace").decode("utf-8")
+    # Halves of characters no database takes; they become U+FFFD.
+    key = key.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     parts = [key] if vr in _ONE_VALUE else key.split("\\")
     if len(parts) > (MAXIMUM_UIDS if vr == "UI" else MAXIMUM_ALTERNATIVES):
         raise DimseError(DOES_NOT_MATCH, f"{attribute.keyword} has too many values")

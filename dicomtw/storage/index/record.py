@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from struct import Struct
 from typing import Any, Final, TypeAlias
 
@@ -144,7 +145,18 @@ def _numbers_text(value: bytes, binary: Struct) -> str:
     numbers = list(binary.iter_unpack(value))
     if binary.size == 4 and binary.format == "<HH":
         return "\\".join(f"{group:04X}{element:04X}" for group, element in numbers)
-    return "\\".join(f"{number:.9g}" if binary.format == "<f" else str(number) for (number,) in numbers)
+    return "\\".join(_single_text(number) if binary.format == "<f" else str(number) for (number,) in numbers)
+
+
+def _single_text(number: float) -> str:
+    """The shortest text of a number of single precision that is still that number."""
+    single = _BINARY["FL"]
+    for digits in (7, 8):
+        text = f"{number:.{digits}g}"
+        with suppress(OverflowError):
+            if single.pack(float(text)) == single.pack(number):
+                return text
+    return f"{number:.9g}"
 
 
 def _little_endian(value: bytes, vr: str) -> bytes:

@@ -33,7 +33,7 @@ def record(
     syntax: str = EXPLICIT,
     **values: str,
 ) -> Record:
-    """A record; its UIDs are the names of its directories, its patient is "P", unless `values` say otherwise."""
+    """A record; unless `values` say otherwise, its UIDs are its directories' names, its patient is "P"."""
     defaults = {
         "PatientID": "P",
         "StudyInstanceUID": study,

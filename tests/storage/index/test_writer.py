@@ -54,7 +54,7 @@ class Rows:
 
 
 def expected(files: Iterable[Record]) -> dict[str, list[Mapping[str, object]]]:
-    """The rows for a set of files, straight from the definition: what counts is the greatest by modification time."""
+    """The rows for a set of files, straight from the definition: the latest counts, of everything."""
     objects: dict[str, Record] = {}
     for each in sorted(files, key=lambda each: (each.mtime_ns, each.study, each.series)):
         objects[each.sop_instance_uid] = each
@@ -177,7 +177,7 @@ class OrderTests(SynchronousTestCase):
     @modest
     @given(st.lists(st.lists(records_of_few, max_size=4), max_size=8), st.booleans())
     def test_history(self, batches: list[list[Record]], forgetful: bool) -> None:
-        """After each of a series of changes to the files, clocks that go backwards among them, rows and files agree."""
+        """Rows and files agree after each of many changes, also where clocks have gone backwards."""
         rows = Rows()
         try:
             for batch in batches:
