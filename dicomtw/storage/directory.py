@@ -1,29 +1,35 @@
 """A store that is a directory: ``<Study UID>/<Series UID>/<SOP Instance UID>.dcm``, each a PS3.10 file.
 
-What is acknowledged is never lost: bytes go to a temporary file, which gets its name in one rename when
+What is acknowledged is never lost: bytes go to a temporary file, which gets its name in one step when
 everything is there, checked and (``durability="strict"``) on stable storage; then the directory is synced.
-Whatever fails before leaves no trace and does not touch an object stored before.
+Whatever fails before leaves no trace and does not touch an object stored before. If the store has an index,
+a note stays in its journal until the index has the object too: what a crash comes between, the next start
+finds there.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import itertools
 import os
 import secrets
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Final
 
+import attrs
+
 from dicomtw import uids
 from dicomtw.errors import DimseError, UnreadableDataSet
-from dicomtw.storage import WouldBlock, header, part10
+from dicomtw.storage import WouldBlock, header
+from dicomtw.storage.files import same_file, same_object, stat_of, sync, write_all
+from dicomtw.storage.journal import Journal
 from dicomtw.storage.locations import Locations
 from dicomtw.storage.lock_file import LockFile
 from dicomtw.storage.part10 import FileMeta
+from dicomtw.storage.stored import Stored, directories, read_stored
 
 # Statuses of PS3.4 Table B.2-1 and PS3.7 Annex C, spelled out: this layer stands below `dimse`.
 _OUT_OF_RESOURCES: Final = 0xA700
@@ -32,22 +38,11 @@ _CANNOT_UNDERSTAND: Final = 0xC000
 _DUPLICATE_SOP_INSTANCE: Final = 0x0111
 _INVALID_SOP_INSTANCE: Final = 0x0117
 
-#: Inside the store: what is being received, and earlier versions of what was replaced.
-INCOMING: Final = ".incoming"
+#: Inside the store: earlier versions of what was replaced.
 SUPERSEDED: Final = "superseded"
 
-#: Directories of objects whose data set has no valid Study or Series Instance UID.
-UNKNOWN_STUDY: Final = "unknown-study"
-UNKNOWN_SERIES: Final = "unknown-series"
-
-_NAMING = frozenset(
-    {header.SOP_CLASS_UID, header.SOP_INSTANCE_UID, header.STUDY_INSTANCE_UID, header.SERIES_INSTANCE_UID}
-)
 #: The beginning of a data set that is kept in memory, so that as a rule nothing is read back to name it.
 _HEAD = 65536
-#: Buffers that one writev takes (IOV_MAX on Linux).
-_IOV_MAX = 1024
-_COMPARE = 1 << 20
 #: Directories remembered as made, so that not every object makes them again.
 _DIRECTORIES = 10_000
 
@@ -72,7 +67,8 @@ class OnDuplicate(Enum):
 class DirectoryStore:
     """Keeps SOP instances below `root`; any number of threads and processes may share one.
 
-    Call `prepare` once before the first `open`.
+    `indexed` are the tags that an index wants of each object; None: there is no index, and no journal.
+    Call `prepare` once before the first `open`; then, with an index, enter what `unsettled` has.
     """
 
     def __init__(
@@ -80,13 +76,15 @@ class DirectoryStore:
         root: Path,
         durability: Durability = Durability.STRICT,
         on_duplicate: OnDuplicate = OnDuplicate.REPLACE,
+        indexed: frozenset[int] | None = None,
     ) -> None:
         self.root = root
         self.strict = durability is Durability.STRICT
+        self.wanted = header.NAMING | (indexed or frozenset())
+        self._has_index = indexed is not None
         self._on_duplicate = on_duplicate
-        self._incoming = root / INCOMING
-        self._prefix = f"{os.getpid()}-{secrets.token_hex(4)}"
-        self._numbers = itertools.count()  # threads may share it: next() is atomic
+        self.journal = Journal(root, notes=self._has_index)
+        self._unsettled: list[Path] = []
         self._in_use = LockFile(root / ".lock")
         self._names = LockFile(root / ".names")
         self._locations = Locations(root)
@@ -99,21 +97,16 @@ class DirectoryStore:
         Leftovers are removed only while no other process uses the store. Raises `OSError`.
         """
         self._make_root()
-        for name in (INCOMING, SUPERSEDED):
-            (self.root / name).mkdir(mode=0o700, exist_ok=True)
-        if self._incoming.is_symlink():
-            raise OSError(errno.ELOOP, f"{INCOMING} is a symbolic link")  # we would clean up elsewhere
+        (self.root / SUPERSEDED).mkdir(mode=0o700, exist_ok=True)
+        self.journal.prepare()
         self._locations.prepare()
         removed = 0
         if self._in_use.try_exclusive():
-            for leftover in self._incoming.iterdir():
-                if not leftover.is_dir():
-                    leftover.unlink()
-                    removed += 1
+            removed, self._unsettled = self.journal.clean()
         self._in_use.share()
         self._names.open()
         if self.strict:
-            _sync(self.root)
+            sync(self.root)
         return removed
 
     def _make_root(self) -> None:
@@ -121,7 +114,7 @@ class DirectoryStore:
         for path in reversed(missing):
             path.mkdir(mode=0o700, exist_ok=True)
             if self.strict:
-                _sync(path.parent)
+                sync(path.parent)
 
     def close(self) -> None:
         """Let other processes clean up after us."""
@@ -137,90 +130,178 @@ class DirectoryStore:
             raise DimseError(_INVALID_SOP_INSTANCE, "invalid SOP Instance UID")
         return DirectorySink(self, meta)
 
+    # -- what the index has
+
+    def unsettled(self) -> Iterator[Stored]:
+        """What earlier runs gave its name and the index may not have, as `prepare` found it.
+
+        For each to be entered into the index, and then `settled`. Reads each file.
+        """
+        for note in self._unsettled:
+            try:
+                stored = self._arrived(note)
+            except (FileNotFoundError, NotADirectoryError, ValueError):
+                stored = None
+            except OSError:
+                continue  # another start may be able to read it
+            if stored is None:
+                self.journal.remove(note)  # it had not come to its name, or is no longer there
+            else:
+                yield stored
+        self._unsettled = []
+
+    def _arrived(self, note: Path) -> Stored | None:
+        path = self.journal.noted(note)
+        if path is None:
+            stored = read_stored(note, self.wanted)
+            path = self.root / stored.path
+            if not os.path.samestat(os.lstat(note), os.lstat(path)):
+                return None
+        else:
+            stored = self._read(path)
+        self._finish_move(stored.sop_instance_uid, path)
+        return attrs.evolve(stored, journal=note)
+
+    def _finish_move(self, sop_instance_uid: str, path: Path) -> None:
+        """Remove the name that the object has in another series still, if a crash came before that."""
+        with self._names.held():
+            earlier = self._locations.find(sop_instance_uid)
+            there = None if earlier is None or earlier == path else stat_of(earlier)
+            if earlier is not None and there is not None:
+                if not self._is_superseded(earlier, there):
+                    return
+                self._leave(earlier)
+            self._locations.put(sop_instance_uid, path)
+
+    def _is_superseded(self, path: Path, there: os.stat_result) -> bool:
+        kept = self._superseded(path).glob(f"{path.stem}.*.dcm")
+        return any(os.path.samestat(os.lstat(each), there) for each in kept)
+
+    def settled(self, batch: Iterable[Stored]) -> list[Stored]:
+        """The index has these.
+
+        Returns what by now is there instead of those that were replaced meanwhile, perhaps before the index
+        learned of them: enter that too, so that the last word is true, and settle it.
+        """
+        again = []
+        for stored in batch:
+            try:
+                now = self._now(stored)
+            except OSError:
+                continue  # the next start may be able to say
+            if now is not None:
+                again.append(now)
+            elif stored.journal is not None:
+                self.journal.remove(stored.journal)
+        return again
+
+    def _now(self, stored: Stored) -> Stored | None:
+        """What is there instead of `stored`; None if nothing is or it is as it was."""
+        final = self.root / stored.path
+        path, there = self._find(final, stored.sop_instance_uid)
+        if there is None or (path, there.st_ino, there.st_mtime_ns) == (final, stored.inode, stored.mtime_ns):
+            return None
+        try:
+            return attrs.evolve(self._read(path), journal=stored.journal)
+        except (FileNotFoundError, ValueError):
+            return None
+
+    def _read(self, path: Path) -> Stored:
+        """What the object at `path` is; its names are the path's. Raises as `read_stored`."""
+        stored = read_stored(path, self.wanted)
+        if path.name != stored.path.name:
+            raise ValueError("has another object's name")
+        return attrs.evolve(stored, study=path.parent.parent.name, series=path.parent.name)
+
     # -- called by the sinks
 
-    def temporary_file(self) -> tuple[int, Path]:
-        """A new file for a sink, open for reading and writing, and its path."""
-        path = self._incoming / f"{self._prefix}-{next(self._numbers)}"
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        return os.open(path, flags, 0o600), path
-
-    def publish(
-        self, temporary: Path, study: str, series: str, sop_instance_uid: str, may_block: bool
-    ) -> None:
+    def publish(self, temporary: Path, stored: Stored, may_block: bool) -> Stored | None:
         """Give a complete temporary file its name, or find that its object is there already.
 
-        The temporary file is gone afterwards, under its name or because its bytes were there before.
-        It is left where this raises: `OSError`, `DimseError` for a duplicate that is refused, `WouldBlock`.
+        Returns what the index is to know: of the object, or of the earlier one if that stays. That is the
+        file's only name then, but for a note in the journal. The temporary file is left where this raises:
+        `OSError`, `DimseError` for a duplicate that is refused, `WouldBlock`.
         """
-        directory = self.root / study / series
-        final = directory / f"{sop_instance_uid}.dcm"
+        final = self.root / stored.path
         while True:
             with self._names.held(may_block):
-                earlier, there = self._find(final, sop_instance_uid)
+                earlier, there = self._find(final, stored.sop_instance_uid)
                 if there is None:
-                    self._make_directory(directory)
-                    os.rename(temporary, final)
-                    self._locations.put(sop_instance_uid, final)
+                    self._make_directory(final.parent)
+                    note = self.journal.name(temporary, final, taken=False)
+                    self._locations.put(stored.sop_instance_uid, final)
                     break
             if not may_block:
                 raise WouldBlock
             if not stat.S_ISREG(there.st_mode):
                 raise FileExistsError(errno.EEXIST, "what has the object's name is no file")
             try:
-                if self._on_duplicate is OnDuplicate.KEEP or _same_object(temporary, earlier):
-                    if self.strict:
-                        _sync(earlier)  # it may have been stored relaxed
-                        self._make_directory(earlier.parent)
-                        _sync(earlier.parent)
-                    os.unlink(temporary)
-                    return
+                if self._on_duplicate is OnDuplicate.KEEP or same_object(temporary, earlier):
+                    return self._keep(temporary, earlier)
             except FileNotFoundError:
                 if not os.path.lexists(temporary):
                     raise
                 continue  # moved meanwhile
             if self._on_duplicate is OnDuplicate.REFUSE:
                 raise DimseError(_DUPLICATE_SOP_INSTANCE, "SOP instance stored before with other content")
-            if self._replace(temporary, final, earlier, there):
-                return
+            try:
+                note = self._replace(temporary, final, earlier, there)
+            except _Changed:
+                continue
+            return attrs.evolve(stored, journal=note)
         if self.strict:
-            _sync(directory)
+            sync(final.parent)
+        return attrs.evolve(stored, journal=note)
+
+    def _keep(self, temporary: Path, earlier: Path) -> Stored | None:
+        """Give up `temporary` for what is there already; what that is, None if there is no index to know."""
+        if self.strict:
+            sync(earlier)  # it may have been stored relaxed
+            self._make_directory(earlier.parent)
+            sync(earlier.parent)
+        stored = None
+        if self._has_index:
+            with contextlib.suppress(ValueError):  # whatever became of its content
+                stored = self._read(earlier)
+        os.unlink(temporary)
+        return stored
 
     def _find(self, final: Path, sop_instance_uid: str) -> tuple[Path, os.stat_result | None]:
         """Where the object of this UID is, and what is there: `final` and None if it is not stored."""
-        there = _stat(final)
+        there = stat_of(final)
         if there is None:
             elsewhere = self._locations.find(sop_instance_uid)
             if elsewhere is not None:
-                return elsewhere, _stat(elsewhere)
+                return elsewhere, stat_of(elsewhere)
         return final, there
 
-    def _replace(self, temporary: Path, final: Path, earlier: Path, there: os.stat_result) -> bool:
+    def _replace(self, temporary: Path, final: Path, earlier: Path, there: os.stat_result) -> Path | None:
         """Let `temporary` take the name, and keep the earlier version under ``superseded``.
 
-        False if `earlier` is no longer the file that `there` describes; then nothing is done.
+        Returns the note in the journal. Raises `_Changed` if `earlier` is no longer the file that `there`
+        describes; then nothing is done.
         """
-        directory = self.root / SUPERSEDED / earlier.parent.relative_to(self.root)
+        directory = self._superseded(earlier)
         self._make_directory(directory)
         kept = directory / f"{final.stem}.{there.st_mtime_ns}-{secrets.token_hex(2)}.dcm"
         with self._names.held():
-            now = _stat(earlier)
-            if now is None or not _same_file(now, there):
-                return False
-            if earlier != final and _stat(final) is not None:
-                return False
+            now = stat_of(earlier)
+            if now is None or not same_file(now, there):
+                raise _Changed
+            if earlier != final and stat_of(final) is not None:
+                raise _Changed
             self._make_directory(final.parent)  # while nobody else may remove it for being empty
             os.link(earlier, kept)
             try:
                 if self.strict:
-                    _sync(directory)
-                os.rename(temporary, final)
+                    sync(directory)
+                note = self.journal.name(temporary, final, taken=earlier == final)
             except OSError:
                 os.unlink(kept)
                 raise
             try:
                 if self.strict:
-                    _sync(final.parent)
+                    sync(final.parent)
             except OSError:
                 # A store that fails does not change what was stored before.
                 if earlier == final:
@@ -229,17 +310,22 @@ class DirectoryStore:
                     os.unlink(final)
                     os.unlink(kept)
                 raise
-            self._locations.put(final.stem, final)
             if earlier != final:
                 self._leave(earlier)
-        return True
+            # Only now: where a crash comes between, this still says what was to be left.
+            self._locations.put(final.stem, final)
+        return note
+
+    def _superseded(self, path: Path) -> Path:
+        """Where earlier versions of an object are kept."""
+        return self.root / SUPERSEDED / path.parent.relative_to(self.root)
 
     def _leave(self, earlier: Path) -> None:
         """Remove the name that an object had in another series; it is stored whether this succeeds or not."""
         with contextlib.suppress(OSError):
             os.unlink(earlier)
             if self.strict:
-                _sync(earlier.parent)
+                sync(earlier.parent)
             os.rmdir(earlier.parent)  # if it was the last one there
             self._directories.discard(earlier.parent)
             os.rmdir(earlier.parent.parent)
@@ -256,10 +342,14 @@ class DirectoryStore:
             parent, path = path, path / name
             path.mkdir(mode=0o700, exist_ok=True)
             if self.strict:
-                _sync(parent)  # whoever made it: that it is there does not say that its maker has synced it
+                sync(parent)  # whoever made it: that it is there does not say that its maker has synced it
         if len(self._directories) >= _DIRECTORIES:
             self._directories.clear()
         self._directories.add(directory)
+
+
+class _Changed(Exception):
+    """What was there is no longer as it was: look again."""
 
 
 class DirectorySink:
@@ -269,7 +359,7 @@ class DirectorySink:
     hold no file.
     """
 
-    __slots__ = ("_fd", "_head", "_meta", "_offset", "_path", "_size", "_store")
+    __slots__ = ("_fd", "_head", "_meta", "_offset", "_path", "_size", "_store", "stored")
 
     def __init__(self, store: DirectoryStore, meta: FileMeta) -> None:
         self._store = store
@@ -279,6 +369,8 @@ class DirectorySink:
         self._offset = 0  # of the data set in the file
         self._size = 0  # of the data set so far
         self._head = bytearray()
+        #: After `commit`, what an index is to know; None if it need not.
+        self.stored: Stored | None = None
 
     def write(self, fragments: Sequence[memoryview]) -> None:
         """Append to the file: one writev for all fragments of a chunk, what comes before them included."""
@@ -288,7 +380,7 @@ class DirectorySink:
         else:
             try:
                 beginning = self._open() if self._fd < 0 else []
-                _write_all(self._fd, [*beginning, *fragments])
+                write_all(self._fd, [*beginning, *fragments])
             except OSError as error:
                 raise self._failure(error) from error
             if len(self._head) < _HEAD:
@@ -301,13 +393,22 @@ class DirectorySink:
         if self._store.strict and not may_block:
             raise WouldBlock
         try:
-            study, series = self._check(may_block)
+            found = self._check(may_block)
             if self._fd < 0:
                 beginning = self._open()
-                _write_all(self._fd, beginning)
+                write_all(self._fd, beginning)
             if self._store.strict:
                 os.fdatasync(self._fd)
-            self._store.publish(self._path, study, series, self._meta.sop_instance_uid, may_block)
+            meta, status = self._meta, os.fstat(self._fd)
+            stored = Stored(
+                *directories(found),
+                meta.sop_instance_uid,
+                meta.transfer_syntax_uid,
+                status.st_mtime_ns,
+                status.st_ino,
+                found,
+            )
+            self.stored = self._store.publish(self._path, stored, may_block)
             fd, self._fd = self._fd, -1
             os.close(fd)
         except OSError as error:
@@ -321,14 +422,13 @@ class DirectorySink:
         if self._fd < 0:
             return
         fd, self._fd = self._fd, -1
-        with contextlib.suppress(OSError):
-            os.unlink(self._path)  # what cannot be removed now, the next start removes
+        self._store.journal.discard(fd, self._path)
         with contextlib.suppress(OSError):
             os.close(fd)
 
     def _open(self) -> list[bytes | memoryview]:
         """Make the file; what is to be written first: File Meta, and the head."""
-        self._fd, self._path = self._store.temporary_file()
+        self._fd, self._path = self._store.journal.temporary_file()
         prefix = self._meta.encode()
         self._offset = len(prefix)
         return [prefix, bytes(self._head)]
@@ -337,8 +437,8 @@ class DirectorySink:
         self.discard()
         return DimseError(_OUT_OF_RESOURCES, os.strerror(error.errno) if error.errno else str(error))
 
-    def _check(self, may_block: bool) -> tuple[str, str]:
-        """The directory names for the data set; raises `DimseError` if it is not what the command says."""
+    def _check(self, may_block: bool) -> dict[int, bytes]:
+        """Its elements that name and index it; raises `DimseError` if they are not what the command says."""
 
         def read_at(offset: int, length: int) -> bytes:
             if self._fd < 0:
@@ -351,74 +451,12 @@ class DirectorySink:
         if meta.transfer_syntax_uid in uids.DEFLATED and not may_block:
             raise WouldBlock  # inflating may take long
         try:
-            found = header.find_naming_elements(read_at, meta.transfer_syntax_uid, _NAMING, head, self._size)
+            wanted, syntax = self._store.wanted, meta.transfer_syntax_uid
+            found = header.find_naming_elements(read_at, syntax, wanted, head, self._size)
         except UnreadableDataSet as error:
             raise DimseError(_CANNOT_UNDERSTAND, f"unreadable: {error}") from error
         if header.uid_value(found.get(header.SOP_INSTANCE_UID)) != meta.sop_instance_uid:
             raise DimseError(_DOES_NOT_MATCH, "SOP Instance UID differs from the command's")
         if header.uid_value(found.get(header.SOP_CLASS_UID)) != meta.sop_class_uid:
             raise DimseError(_DOES_NOT_MATCH, "SOP Class UID differs from the command's")
-        study = header.uid_value(found.get(header.STUDY_INSTANCE_UID))
-        series = header.uid_value(found.get(header.SERIES_INSTANCE_UID))
-        return (
-            study if uids.is_valid_uid(study) else UNKNOWN_STUDY,
-            series if uids.is_valid_uid(series) else UNKNOWN_SERIES,
-        )
-
-
-def _write_all(fd: int, buffers: list[bytes | memoryview]) -> None:
-    """Write all of `buffers`. A short write is followed up, so that its cause shows as an error."""
-    while buffers:
-        written = os.writev(fd, buffers[:_IOV_MAX])
-        done = 0
-        while done < len(buffers) and written >= len(buffers[done]):
-            written -= len(buffers[done])
-            done += 1
-        del buffers[:done]
-        if written:
-            buffers[0] = memoryview(buffers[0])[written:]
-
-
-def _stat(path: Path) -> os.stat_result | None:
-    try:
-        return os.stat(path, follow_symlinks=False)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-
-
-def _same_file(one: os.stat_result, other: os.stat_result) -> bool:
-    return (one.st_dev, one.st_ino, one.st_mtime_ns) == (other.st_dev, other.st_ino, other.st_mtime_ns)
-
-
-def _same_object(new: Path, earlier: Path) -> bool:
-    """Whether two files hold the same data set in the same transfer syntax, whoever sent it."""
-    with open(new, "rb", opener=_open_no_link) as one, open(earlier, "rb", opener=_open_no_link) as other:
-        try:
-            heads = [part10.read_head(file.read(4096)) for file in (one, other)]
-        except ValueError:
-            return False
-        if heads[0].transfer_syntax_uid != heads[1].transfer_syntax_uid:
-            return False
-        sizes = []
-        for file, head in zip((one, other), heads, strict=True):
-            sizes.append(os.fstat(file.fileno()).st_size - head.data_set_offset)
-            file.seek(head.data_set_offset)
-        if sizes[0] != sizes[1]:
-            return False
-        while block := one.read(_COMPARE):
-            if block != other.read(_COMPARE):
-                return False
-    return True
-
-
-def _open_no_link(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC)
-
-
-def _sync(path: Path) -> None:
-    """Force a file, or the names in a directory, to stable storage; an operator may have linked either."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+        return found

@@ -75,6 +75,9 @@ def views(content: bytes, size: int = 1000) -> list[memoryview]:
 class Storing(SynchronousTestCase):
     """A store in a directory of its own."""
 
+    #: The system call that gives a new object its name.
+    naming = "rename"
+
     def setUp(self) -> None:
         self.place = Path(self.mktemp()).absolute()
         self.place.mkdir()
@@ -680,6 +683,7 @@ class FaultTests(Storing):
         in_new = data_set(UID, study="1.2.11")
         in_superseded: Callable[..., bool] = lambda path, *_: "superseded" in str(path)  # noqa: E731
         final: Callable[..., bool] = lambda path, *_: str(path).endswith(NAME)  # noqa: E731
+        final_elsewhere: Callable[..., bool] = lambda *paths: "1.2.21" in str(paths[1])  # noqa: E731
         cases: list[tuple[str, int, Callable[..., bool], bytes]] = [
             ("fdatasync", errno.EIO, lambda *_: True, other),
             ("fdatasync", errno.ENOSPC, lambda *_: True, in_new),
@@ -689,12 +693,12 @@ class FaultTests(Storing):
             ("fsync", errno.EIO, lambda *_: True, in_new),
             ("stat", errno.EACCES, final, other),
             ("open", errno.EMFILE, final, other),
-            ("rename", errno.EIO, lambda *_: True, in_new),
-            ("rename", errno.EROFS, lambda *_: True, in_new),
+            (self.naming, errno.EIO, lambda *_: True, in_new),
+            (self.naming, errno.EROFS, lambda *_: True, in_new),
             ("mkdir", errno.ENOSPC, in_superseded, other),
             ("link", errno.EMLINK, lambda *_: True, other),
             ("rename", errno.EIO, lambda *_: True, other),
-            ("rename", errno.EIO, lambda *_: True, elsewhere),
+            (self.naming, errno.EIO, final_elsewhere, elsewhere),
             ("link", errno.EMLINK, lambda *_: True, elsewhere),
         ]
         failures = []
@@ -759,7 +763,7 @@ class FaultTests(Storing):
             for content in (data_set(UID), data_set(UID, LARGE)):
                 self.setUp()
                 store = self.store(durability)
-                patch = self.failing("rename", errno.EIO)
+                patch = self.failing(self.naming, errno.EIO)
                 self.assertStatus(0xA700, self.receive(store, content).commit)
                 patch.restore()
                 self.assertEqual(self.files(), {})
@@ -772,7 +776,7 @@ class FaultTests(Storing):
         def die(*_: Any) -> None:
             raise KeyboardInterrupt
 
-        patch = self.patch(os, "rename", die)
+        patch = self.patch(os, self.naming, die)
         self.assertRaises(KeyboardInterrupt, self.receive(store, data_set(UID)).commit)
         patch.restore()
         store.close()
@@ -1188,7 +1192,7 @@ class OneUIDTests(Storing):
 
     def test_moved_meanwhile(self) -> None:
         """An earlier copy that goes while it is compared is looked for again, and is no duplicate if gone."""
-        same_object = directory._same_object
+        same_object = directory.same_object
         for policy in (OnDuplicate.REPLACE, OnDuplicate.REFUSE):
             for there in ({}, {"study": "1.2.11"}):
                 self.setUp()
@@ -1200,13 +1204,13 @@ class OneUIDTests(Storing):
                     earlier.rename(self.place / "moved")
                     return same_object(new, earlier)
 
-                self.patch(directory, "_same_object", move)
+                self.patch(directory, "same_object", move)
                 self.receive(store, content).commit()
                 self.assertEqual(self.stored(), {self.place_of(**there): content})
 
     def test_moved_before_it_is_kept(self) -> None:
         """Kept: an earlier copy that goes before it is forced out is not what the sender hears of."""
-        sync, moved = directory._sync, self.place / "moved"
+        sync, moved = directory.sync, self.place / "moved"
         store = self.store(Durability.STRICT, OnDuplicate.KEEP)
         self.keep(store, data_set(UID))
         content = data_set(UID, b"another.")
@@ -1216,7 +1220,7 @@ class OneUIDTests(Storing):
                 path.rename(moved)
             sync(path)
 
-        self.patch(directory, "_sync", move)
+        self.patch(directory, "sync", move)
         self.receive(store, content).commit()
         self.assertTrue(moved.is_file())
         self.assertEqual(self.stored(), {NAME: content})
@@ -1233,7 +1237,7 @@ class OneUIDTests(Storing):
                 earlier.unlink()
                 return False
 
-            self.patch(directory, "_same_object", move)
+            self.patch(directory, "same_object", move)
             self.receive(store, content).commit()
             self.assertEqual(self.stored(), {self.place_of(**there): content})
 
@@ -1248,7 +1252,7 @@ class OneUIDTests(Storing):
             ]
             self.keep(store, versions[0])
             sinks = [self.receive(other, versions[1])]
-            same_object, unlink = directory._same_object, os.unlink
+            same_object, unlink = directory.same_object, os.unlink
 
             def meanwhile(
                 new: Path,
@@ -1267,7 +1271,7 @@ class OneUIDTests(Storing):
                     raise OSError(errno.EACCES, "Permission denied")
                 unlink(path, *arguments, **keywords)
 
-            patches = [self.patch(directory, "_same_object", meanwhile), self.patch(os, "unlink", stays)]
+            patches = [self.patch(directory, "same_object", meanwhile), self.patch(os, "unlink", stays)]
             self.receive(store, versions[2]).commit()
             for patch in patches:
                 patch.restore()
@@ -1607,7 +1611,9 @@ class RegistryTests(Storing):
         self.assertEqual(self.registered(), {UID: f"../../{NAME}"})
 
 
-class DurabilityTests(Storing):
+class Recording(Storing):
+    """A store, and what is asked of the file system."""
+
     def setUp(self) -> None:
         super().setUp()
         self.events: list[tuple[str, str]] = []
@@ -1634,6 +1640,8 @@ class DurabilityTests(Storing):
     def synced(self, events: Iterable[tuple[str, str]]) -> list[str]:
         return [path for name, path in events if name == "fsync"]
 
+
+class DurabilityTests(Recording):
     def test_strict_order(self) -> None:
         """Strict: the content is written, then forced out, then named; then the directory is forced out."""
         store = self.store(Durability.STRICT)
