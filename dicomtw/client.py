@@ -1,4 +1,4 @@
-"""DICOM as a service class user: `associate` with a peer, then echo, store, find, move, get and the N- services.
+"""DICOM as an SCU: `associate` with a peer, then echo, store, find, move, get and the N- services.
 
 async with associate("PACS@192.0.2.7:104", calling="RESEARCH", contexts=storage_contexts(paths)) as scu:
     for path in paths:
@@ -17,6 +17,7 @@ from typing import Any
 
 import attrs
 from OpenSSL import SSL
+from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import HostnameEndpoint, clientFromString, connectProtocol, wrapClientTLS
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IStreamClientEndpoint
@@ -70,16 +71,17 @@ def associate(
     tls: TLS | None = None,
     limits: Limits | None = None,
     retries: int = 0,
-    retry_delay: float = 1.0,
+    retry_delay: float | None = None,
     reactor: Any = None,
 ) -> Associating:
-    """Request an association (PS3.8 7.1): await it for its `SCU`, or use it in ``async with``, which releases it.
+    """Request an association (PS3.8 7.1): await it for its `SCU`; ``async with`` releases it, too.
 
     `peer` is ``AET@host:port``, ``host:port``, a client endpoint string of Twisted's, an endpoint, or a
-    `config.Remote`. `services` is what we perform for the peer: what C-GET asks for comes to a storage service.
+    `config.Remote`. `services` is what we perform for the peer: a storage service gets what C-GET asks for.
     A connection that cannot be opened and a transient rejection are tried again `retries` times, after
-    `retry_delay` seconds each.
-    Raises `NotConnected`, `Rejected` and `AssociationLost`; `ValueError` for what cannot be proposed.
+    `retry_delay` seconds each; by default that is up to the remote, or 5.
+    Raises `NotConnected`, `Rejected` and `AssociationLost`; `ValueError` for what cannot be proposed, and
+    `security.tls.TLSError` for files that TLS cannot be had with.
     """
     if reactor is None:
         from twisted.internet import reactor
@@ -88,7 +90,8 @@ def associate(
     if isinstance(peer, Remote):
         called = called or peer.aet
         tls = tls or _tls_of(peer)
-        retries, retry_delay = retries or peer.retries, peer.retry_delay
+        retries = retries or peer.retries
+        retry_delay = peer.retry_delay if retry_delay is None else retry_delay
         implementation_version_name &= not peer.no_implementation_version_name
     performed = tuple(services)
     registry = ServiceRegistry(performed)
@@ -107,8 +110,14 @@ def associate(
         implementation_version_name=uids.IMPLEMENTATION_VERSION_NAME if implementation_version_name else None,
     )
     proposal.rq()  # raises for what cannot be proposed, here and not later
+    if tls is not None:
+        host = tls.host or (peer.host if isinstance(peer, Remote) else "")
+        if tls.verify and not host:
+            raise ValueError("whose certificate is to be verified? TLS to an endpoint needs the host")
+        tls = attrs.evolve(tls, host=host)
     connect = _Connect(peer, tls, proposal, registry, limits or Limits(), reactor)
-    return Associating(Deferred.fromCoroutine(_associate(connect, retries, retry_delay)))
+    delay = 5.0 if retry_delay is None else retry_delay
+    return Associating(Deferred.fromCoroutine(_associate(connect, retries, delay)))
 
 
 class Associating:
@@ -169,9 +178,9 @@ class _Connect:
         if isinstance(endpoint, Remote):
             host, port = endpoint.host, endpoint.port
             endpoint = HostnameEndpoint(self.reactor, host, port, timeout=self.limits.artim_timeout)
-            if self.tls is not None:
-                creator = _ConnectionCreator(self.tls, self.tls.host or host)
-                endpoint = wrapClientTLS(creator, endpoint)
+        if self.tls is not None:
+            creator = _ConnectionCreator(self.tls)
+            endpoint = wrapClientTLS(creator, endpoint)
         disk = Disk(lambda call: deferToThreadPool(self.reactor, self.reactor.getThreadPool(), call))
         protocol = RequestorProtocol(self.proposal, self.registry, disk, self.limits, self.reactor)
         if creator is not None:
@@ -182,11 +191,17 @@ class _Connect:
             raise
         except Exception as error:
             raise NotConnected(f"cannot connect to {_name(self.peer)}: {_words(error)}") from None
+        # Until TLS has come about nothing of what we write is taken, and that is no matter of DIMSE.
+        why = "no answer to the A-ASSOCIATE-RQ within the ARTIM time"
+        timer = self.reactor.callLater(self.limits.artim_timeout, protocol.association.abort, why)
         try:
             await protocol.association.established
         except CancelledError:
             protocol.association.abort("the request was cancelled")
             raise
+        finally:
+            if timer.active():
+                timer.cancel()
         return SCU(protocol.association)
 
 
@@ -205,6 +220,7 @@ class RequestorProtocol(AssociationProtocol):
 
     def connectionMade(self) -> None:
         super().connectionMade()
+        self._last_activity = self._began = self.clock.seconds()  # not since it was tried
         self.association.request()
         self._check_progress()
 
@@ -227,7 +243,7 @@ class RequestorProtocol(AssociationProtocol):
 class _ConnectionCreator:
     """Makes a TLS connection to one host, and verifies whose certificate it shows."""
 
-    def __init__(self, settings: TLS, host: str) -> None:
+    def __init__(self, settings: TLS) -> None:
         files = TLSFiles(
             cert=settings.cert,
             key=settings.key or settings.cert,
@@ -238,12 +254,12 @@ class _ConnectionCreator:
         if settings.ca is None:
             self._context.set_default_verify_paths()
         self._verify = settings.verify
-        self._host = host
+        self._host = settings.host
         self.failed: Callable[[str], None] = lambda _: None
 
     def clientConnectionForTLS(self, tlsProtocol: object) -> SSL.Connection:
         connection = SSL.Connection(self._context, None)
-        if not self._host.replace(".", "").isdigit() and ":" not in self._host:
+        if self._host and not isIPAddress(self._host) and not isIPv6Address(self._host):
             connection.set_tlsext_host_name(self._host.encode("idna"))
         if self._verify:
             connection.set_verify(SSL.VERIFY_PEER, verification(self._host, lambda why: self.failed(why)))
