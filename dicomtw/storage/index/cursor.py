@@ -50,6 +50,7 @@ class Cursor:
 
         Raises `IndexFault`, and `Cancelled` if it is interrupted, now or before.
         """
+        self._check()
         if len(self._rows) < count:
             with self._reading() as connection:
                 if self._ids is None:

@@ -160,6 +160,9 @@ class TextTests(SynchronousTestCase):
         self.assertEqual(text_of(pack("<2H", 1, 65535), "US", ()), "1\\65535")
         self.assertEqual(text_of(pack("<h", -1), "SS", ()), "-1")
         self.assertEqual(text_of(pack("<f", 0.1), "FL", ()), "0.1")
+        for number in (16777217 / 3, 3.4028234663852886e38, float("inf"), 1.00000012):
+            text = text_of(pack("<f", number), "FL", ())
+            self.assertEqual(pack("<f", float(text)), pack("<f", number))
         self.assertEqual(text_of(pack("<d", 0.1), "FD", ()), "0.1")
         self.assertEqual(text_of(pack("<2H", 0x0018, 0x1063), "AT", ()), "00181063")
         self.assertEqual(text_of(b"123", "US", ()), "")
