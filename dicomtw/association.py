@@ -26,7 +26,7 @@ from dicomtw.dimse.messages import (
     MessageType,
 )
 from dicomtw.dimse.reader import MessageReader
-from dicomtw.errors import DimseError, LocalStateError
+from dicomtw.errors import DimseError, LocalStateError, ProtocolError
 from dicomtw.feed import Disk, Feed
 from dicomtw.operations import Operation, OperationQueue, or_cancelled
 from dicomtw.outbox import Outbox
@@ -45,6 +45,9 @@ _FAILURES_LOGGED = 5
 #: States in which a response can still be sent.
 _CAN_SEND = (State.Sta6, State.Sta8)
 
+#: States in which the peer waits for our A-RELEASE response; in the second we have requested it, too.
+_RELEASE_REQUESTED = (State.Sta8, State.Sta9)
+
 
 class Hold(Flag):
     """Why nothing is read from a peer for a while."""
@@ -52,8 +55,6 @@ class Hold(Flag):
     DISK = auto()
     #: Too many of its requests wait.
     OPERATIONS = auto()
-    #: It does not read what we send.
-    UNREAD_ANSWERS = auto()
     #: Its responses wait for whoever has asked.
     RESPONSES = auto()
 
@@ -167,8 +168,17 @@ class Association:
         """Whether the peer owes us one."""
         return self._requests.outstanding
 
+    @property
+    def sends(self) -> bool:
+        """Whether a data set of ours is on its way: its disk may take its time."""
+        return self._reader is not None and self._outbox.busy
+
     def taken(self, taken: bool) -> None:
-        """The peer takes what we send, or (False) too much of it waits."""
+        """The peer takes what we send, or (False) too much of it waits.
+
+        We read on while it does not, for what it sends may be a C-CANCEL; but no further operation is begun.
+        """
+        self._queue.hold(not taken)
         if self._reader is not None:
             self._outbox.taken(taken)
 
@@ -209,12 +219,16 @@ class Association:
             if operation is not None and operation.feed is not None:
                 self._fragments.append(data)
             elif self._answered is not None:
-                self._answer.write([data])
+                try:
+                    self._answer.write([data])
+                except DimseError as refusal:
+                    raise ProtocolError(f"response with a {refusal.comment}") from None
 
     def message_ended(self) -> None:
         if self._answered is not None:
             (request, command), self._answered = self._answered, None
             self._requests.answered(request, Answer(command, bytes(self._answer.data)))
+            self._quiet()
             return
         self.chunk_ended()
         operation, self._receiving = self._receiving, None
@@ -255,10 +269,15 @@ class Association:
         self._shell.hold(Hold.OPERATIONS, too_many)
 
     def all_performed(self) -> None:
-        if self._release_requested and self.provider.state == State.Sta8:
-            self.ended = self.ended or "released"
+        if self._release_requested and self.provider.state in _RELEASE_REQUESTED:
             self.provider.release_response()
+            if self.provider.state == State.Sta13:
+                self._gone("released")
+        self._quiet()
         self._shell.idle()
+
+    def _quiet(self) -> None:
+        """An operation is over, of ours or of the peer's: perhaps it was the last."""
 
     def bug(self, failure: Any) -> None:
         """Nothing that a peer does may end here."""
@@ -271,7 +290,7 @@ class Association:
         return self._extended_negotiation.get(sop_class_uid, b"")
 
     def call_in_thread(self, function: Callable[[], T]) -> Deferred[T]:
-        return self._disk.call_in_thread(function, waits=True)
+        return self._disk.call_aside(function)
 
     def warn(self, what: str) -> None:
         self.log.warn("for {calling!r}: {what}", calling=self.calling_ae_title, what=what)
@@ -293,29 +312,31 @@ class Association:
     ) -> Request:
         """Make a request when the window has room for it; `elements` of its command by name.
 
-        Raises `AssociationLost`, and what `data_set` raises: the association is then aborted.
+        Raises `AssociationLost`, and what `data_set` raises: if that is in mid data set, or it is cancelled
+        there, the association is aborted.
         """
         request = await self._requests.begin(message_type, context)
-        if self.provider.state != State.Sta6:
-            raise LocalStateError(f"{message_type.name} in {self.provider.state.name}")
-        command = message_type(
-            data_set=data_set is not None, message_id=request.message_id, **elements
-        ).encode()
-        if data_set is None or isinstance(data_set, bytes):
-            self._outbox.send(context.context_id, command, data_set)
-            return request
         try:
+            if self.provider.state != State.Sta6:
+                raise LocalStateError(f"{message_type.name} in {self.provider.state.name}")
+            command = message_type(
+                data_set=data_set is not None, message_id=request.message_id, **elements
+            ).encode()
+            if data_set is None or isinstance(data_set, bytes):
+                self._outbox.send(context.context_id, command, data_set)
+                return request
             self.bytes_sent += await self._outbox.send_from(context.context_id, command, data_set)
-        except BaseException:
-            # Half a message is sent, and nothing else can follow it.
-            self.abort("a data set could not be read to its end")
+        except BaseException as error:
+            if self._reader is not None and self._outbox.cut_off:
+                self.abort(f"a data set was not sent to its end: {str(error) or type(error).__name__}")
+            self._requests.withdraw(request)
             raise
         self.objects_sent += 1
         return request
 
     def cancel(self, request: Request) -> None:
         """PS3.7 9.3.2.3: ask the peer to end an operation; its last response is still to come."""
-        if not request.over and self.provider.state == State.Sta6:
+        if request.can_be_cancelled and self.provider.state == State.Sta6:
             command = C_CANCEL_RQ(message_id_being_responded_to=request.message_id)
             self._outbox.send(request.context.context_id, command.encode())
 
@@ -329,26 +350,37 @@ class Association:
         priority: int = MEDIUM,
     ) -> Deferred[Response]:
         """PS3.7 9.1.1: send an object, and wait for the response. See `services.SubOperations`."""
+        stored = self.store(
+            context, sop_instance_uid, data_set, move_originator=move_originator, priority=priority
+        )
+        return or_cancelled(Deferred.fromCoroutine(stored))
+
+    async def store(
+        self,
+        context: AcceptedContext,
+        sop_instance_uid: str,
+        data_set: DataSetSource,
+        *,
+        move_originator: tuple[str, int] | None = None,
+        priority: int = MEDIUM,
+    ) -> Response:
+        """As `c_store`, for those who know Twisted: when it is cancelled it raises `CancelledError`."""
         title, message_id = move_originator or (None, None)
-
-        async def store() -> Response:
-            try:
-                request = await self.invoke(
-                    context,
-                    C_STORE_RQ,
-                    data_set,
-                    affected_sop_class_uid=context.abstract_syntax,
-                    affected_sop_instance_uid=sop_instance_uid,
-                    priority=priority,
-                    move_originator_application_entity_title=title,
-                    move_originator_message_id=message_id,
-                )
-            finally:
-                data_set.close()
-            answer = await request.answer()
-            return Response(answer.command.status or 0, comment=answer.command.error_comment or "")
-
-        return or_cancelled(Deferred.fromCoroutine(store()))
+        try:
+            request = await self.invoke(
+                context,
+                C_STORE_RQ,
+                data_set,
+                affected_sop_class_uid=context.abstract_syntax,
+                affected_sop_instance_uid=sop_instance_uid,
+                priority=priority,
+                move_originator_application_entity_title=title,
+                move_originator_message_id=message_id,
+            )
+        finally:
+            data_set.close()
+        answer = await request.answer()
+        return Response(answer.command.status or 0, comment=answer.command.error_comment or "")
 
     # -- the end
 
@@ -385,10 +417,11 @@ class Association:
     def _gone(self, how: str) -> None:
         self.ended = self.ended or how
         self._drop_received()
+        # Before what they may wait for is lost: an operation that nobody asks for any more is cancelled.
+        self.unfinished += self._queue.drop()
         self._requests.lost(self.ended)
         if self._reader is not None:
             self._outbox.close(self.ended)
-        self.unfinished += self._queue.drop()
 
     def _drop_received(self) -> None:
         """Leave no trace of a message that will not become complete."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any, Protocol, TypeVar
@@ -58,6 +59,7 @@ class Operation:
         "calling_ae_title",
         "cancelled",
         "context",
+        "dropped",
         "feed",
         "perform",
         "refusal",
@@ -84,6 +86,8 @@ class Operation:
         #: C-CANCEL has come; it takes effect when there is no shield.
         self.cancelled = False
         self.shields = 0
+        #: Nobody is left to answer.
+        self.dropped = False
         #: How a service performs it, and where its data set goes; or why it is refused.
         self.perform: Perform | None = None
         self.feed: Feed | None = None
@@ -180,6 +184,7 @@ class OperationQueue:
         #: Those of the running operations that have many responses, and so can be cancelled.
         self._cancellable: set[Operation] = set()
         self._starting = False
+        self._held = False
 
     @property
     def busy(self) -> bool:
@@ -191,10 +196,17 @@ class OperationQueue:
         self._waiting.append(operation)
         self._perform_next()
 
+    def hold(self, held: bool) -> None:
+        """Begin no operation, for its response would not be taken; or (False) go on."""
+        self._held = held
+        if self._waiting:
+            self._perform_next()
+
     def cancel(self, message_id: int) -> None:
-        """PS3.7 9.3.2.3: cancel the operation of this Message ID, if it is one that has many responses."""
+        """PS3.7 9.3.2.3: cancel the operation of this Message ID, if it is one that C-CANCEL is about."""
         for operation in (*self._running, *self._waiting):
-            if operation.request.message_id == message_id:
+            request = operation.request
+            if request.message_id == message_id and request.message_type in _CANCELLABLE:
                 self._cancel(operation)
 
     def cancel_all(self) -> None:
@@ -202,13 +214,14 @@ class OperationQueue:
         for operation in (*self._running, *self._waiting):
             self._cancel(operation)
 
-    def _cancel(self, operation: Operation, by_force: bool = False) -> None:
-        performing = self._running.get(operation)
+    def _cancel(self, operation: Operation) -> None:
         if operation in self._cancellable:
             operation.cancelled = True
-            if performing is not None and (by_force or not operation.shields):
+            performing = self._running[operation]
+            if performing is not None and (operation.dropped or not operation.shields):
                 performing.cancel()
-        elif operation not in self._running and operation.request.message_type in _CANCELLABLE:
+        elif operation.request.message_type in _CANCELLABLE:
+            # It waits for its turn, or for its identifier: this is found when it would begin.
             operation.refusal = operation.refusal or DimseError(status.CANCEL)
 
     def drop(self) -> int:
@@ -216,23 +229,29 @@ class OperationQueue:
 
         Returns the number of operations dropped.
         """
-        dropped = len(self._waiting) + len(self._cancellable)
+        dropped = len(self._waiting)
         while self._waiting:
             self._waiting.popleft().discard()
         for operation in tuple(self._running):
-            self._cancel(operation, by_force=True)
+            can_be = operation in self._cancellable or operation.request.message_type in _CANCELLABLE
+            if can_be and not operation.dropped:
+                dropped += 1
+                operation.dropped = True
+                self._cancel(operation)
         return dropped
 
     def _perform_next(self) -> None:
         if self._starting:
             return  # called by an operation that was over at once: the loop below goes on
         self._starting = True
-        while self._waiting and len(self._running) < self._window:
+        while self._waiting and not self._held and len(self._running) < self._window:
             operation = self._waiting.popleft()
             self._running[operation] = None
             performing = Deferred.fromCoroutine(self._perform(operation))
             if operation in self._running:
                 self._running[operation] = performing
+                if operation.dropped:
+                    performing.cancel()  # what it did first has ended the association
             performing.addErrback(self._performer.bug)
         self._starting = False
         self._performer.waiting(len(self._waiting) >= _MAXIMUM_WAITING)
@@ -250,16 +269,17 @@ class OperationQueue:
             del self._running[operation]
             self._cancellable.discard(operation)
             operation.discard()
-        self._performer.performed(operation, response)
+        if not operation.dropped:
+            self._performer.performed(operation, response)
         self._perform_next()
 
     async def _response(self, operation: Operation) -> Response:
         """Perform; the last response."""
+        if operation.feed is not None and operation.refusal is None:
+            await operation.feed.written()
         if operation.refusal is not None:
             raise operation.refusal
         assert operation.perform is not None
-        if operation.feed is not None:
-            await operation.feed.written()
         performing = operation.perform(operation)
         if isinstance(performing, AsyncGenerator):
             self._cancellable.add(operation)
@@ -270,22 +290,25 @@ class OperationQueue:
     async def _last_response(
         self, operation: Operation, responses: AsyncGenerator[Response, None]
     ) -> Response:
+        told = False  # that it is cancelled: what it yields then is the last
         step: Awaitable[Response] = anext(responses)
         try:
             while True:
                 try:
                     response = await step
                 except StopAsyncIteration:
-                    return Response(status.SUCCESS)
+                    return Response(status.CANCEL if operation.cancelled else status.SUCCESS)
                 if status.category(response.status) is not status.Category.PENDING:
                     return response
+                if told:
+                    return Response(status.CANCEL)
                 self._performer.pending(operation, response)
-                try:
+                with contextlib.suppress(CancelledError):
                     await self._performer.ready()
-                except CancelledError:
-                    operation.cancelled = True
-                step = responses.athrow(Cancelled()) if operation.cancelled else anext(responses)
+                told = operation.cancelled
+                step = responses.athrow(Cancelled()) if told else anext(responses)
         finally:
+            self._cancellable.discard(operation)  # it is over, and may take its time to clean up
             await responses.aclose()
 
 

@@ -27,65 +27,98 @@ class Outbox:
         self._maximum_length = maximum_length
         self._disk = disk
         #: A data set is under way; after it, what waits follows: encoded messages, and turns to send another.
-        self._busy = False
+        self.busy = False
         self._waiting: deque[bytes | Deferred[None]] = deque()
+        self._handing_on = False
         #: Who waits until the peer takes more; None while it does.
         self._untaken: list[Deferred[None]] | None = None
         self._lost: AssociationLost | None = None
+        self._mid_message = False
+
+    @property
+    def cut_off(self) -> bool:
+        """Whether a message was begun that will not be sent to its end: only an abort can follow."""
+        return self._mid_message and not self.busy
 
     def send(self, context_id: int, command: bytes, data_set: bytes | None = None) -> None:
         """Send a message, or have it sent as soon as no data set is under way."""
         pdus = writer.command_pdus(context_id, command, self._maximum_length)
         if data_set is not None:
             pdus += writer.data_set_pdus(context_id, data_set, self._maximum_length)
-        if self._busy:
+        if self._lost is not None:
+            return
+        if self.busy:
             self._waiting.append(pdus)
-        elif self._lost is None:
+        else:
             self._write(pdus)
 
     async def send_from(self, context_id: int, command: bytes, source: DataSetSource) -> int:
         """Send a message whose data set is read as the peer takes it; the length of the data set in bytes.
 
-        Raises `AssociationLost`, and what `source` does: the message is then cut off, and only an abort can
-        follow.
+        Raises `AssociationLost`, and what `source` does: either nothing is sent then, or it is `cut_off`.
         """
-        while self._busy:
+        while self.busy and self._lost is None:
             turn: Deferred[None] = Deferred(self._waiting.remove)
             self._waiting.append(turn)
             await turn
-        self._busy = True
+        if self._lost is not None:
+            raise self._lost
+        self.busy = True
         try:
             return await self._send_from(context_id, command, source)
         finally:
-            self._busy = False
-            while self._waiting and not self._busy:
-                following = self._waiting.popleft()
-                if isinstance(following, Deferred):
-                    following.callback(None)
-                elif self._lost is None:
-                    self._write(following)
+            self.busy = False
+            self._hand_on()
+
+    def _hand_on(self) -> None:
+        """Send what waits, up to the next data set that takes its time."""
+        if self._handing_on:
+            return  # called by one that was sent at once: the loop below goes on
+        self._handing_on = True
+        while self._waiting and not self.busy and not self._mid_message:
+            following = self._waiting.popleft()
+            if isinstance(following, Deferred):
+                following.callback(None)
+            else:
+                self._write(following)
+        self._handing_on = False
 
     async def _send_from(self, context_id: int, command: bytes, source: DataSetSource) -> int:
         step = writer.fragment_length(self._maximum_length)
         length = max(1, BLOCK // step) * step
         pdus = writer.command_pdus(context_id, command, self._maximum_length)
         size, last = 0, False
-        block = await self._disk.read(source, length)
+        block = await self._read(source, length)
         while not last:
-            # What is shorter than was asked for is the end; a full block may be, so one more is read ahead.
-            following = await self._disk.read(source, length) if len(block) == length else b""
+            # A full block may be the last, so one more is read ahead.
+            following = await self._read(source, length) if len(block) == length else b""
             last = not following
+            await self.ready()
             if self._lost is not None:
                 raise self._lost
             self._write(pdus + writer.data_set_pdus(context_id, block, self._maximum_length, last=last))
+            self._mid_message = not last
             size += len(block)
             pdus, block = b"", following
-            await self.ready()
         return size
+
+    async def _read(self, source: DataSetSource, length: int) -> bytes:
+        """The next `length` bytes; less only at the end."""
+        block = await self._disk.read(source, length)
+        while 0 < len(block) < length:
+            more = await self._disk.read(source, length - len(block))
+            if not more:
+                break
+            block += more
+        return block
 
     def close(self, why: str) -> None:
         """Send nothing more: the association is over."""
-        self._lost = AssociationLost(why)
+        lost = self._lost = AssociationLost(why)
+        waiting, self._waiting = self._waiting, deque()
+        for one in waiting:
+            if isinstance(one, Deferred):
+                one.errback(lost)
         self.taken(True)
 
     # -- whether the peer takes what we send

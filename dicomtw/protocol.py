@@ -55,7 +55,7 @@ class Limits:
 
 @implementer(IHalfCloseableProtocol, IPushProducer)
 class AssociationProtocol(Protocol):
-    """One connection: it carries the bytes of one association, whoever has requested it, and keeps its timers."""
+    """One connection: it carries the bytes of one association, and keeps its timers."""
 
     log = Logger()
     transport: Any  # TCP, TLS or UNIX, perhaps wrapped
@@ -71,6 +71,8 @@ class AssociationProtocol(Protocol):
         self._closing: IDelayedCall | None = None
         self._holds = Hold(0)
         self._last_activity = self._began = clock.seconds()
+        #: Since when the peer does not take what we send; None while it does.
+        self._unread_since: float | None = None
         self._socket: socket.socket | None = None
         self._tls = ""
         self._input_ended = False
@@ -89,7 +91,7 @@ class AssociationProtocol(Protocol):
         set_no_delay = getattr(self.transport, "setTcpNoDelay", None)
         if set_no_delay is not None and self._socket is not None:
             set_no_delay(True)
-        # Told to pause while the peer does not take what we send, we stop reading, too.
+        # Told to pause while the peer does not take what we send, the association sends no more than it must.
         self.transport.registerProducer(self, True)
 
     def dataReceived(self, data: bytes) -> None:
@@ -116,6 +118,7 @@ class AssociationProtocol(Protocol):
             if timer is not None and timer.active():
                 timer.cancel()
         self._socket = None
+        self._input_ended = False  # nobody waits for answers
         try:
             self.provider.connection_closed()
         except Exception:
@@ -130,13 +133,12 @@ class AssociationProtocol(Protocol):
     # -- IPushProducer: what we send piles up
 
     def pauseProducing(self) -> None:
-        self._last_activity = self.clock.seconds()
+        self._unread_since = self.clock.seconds()
         self.association.taken(False)
-        self.hold(Hold.UNREAD_ANSWERS, True)
 
     def resumeProducing(self) -> None:
+        self._unread_since = None
         self._last_activity = self.clock.seconds()
-        self.hold(Hold.UNREAD_ANSWERS, False)
         try:
             self.association.taken(True)
         except Exception:
@@ -151,11 +153,12 @@ class AssociationProtocol(Protocol):
         """The connection is there before the association is asked for."""
 
     def write(self, data: bytes) -> None:
+        self._last_activity = self.clock.seconds()
         self.transport.write(data)
 
     def close(self) -> None:
         if self._closing is None:
-            unread = Hold.UNREAD_ANSWERS in self._holds and self._input_ended
+            unread = self._unread_since is not None and self._input_ended
             grace = self.limits.dimse_timeout if unread else CLOSE_GRACE
             self._closing = self.clock.callLater(grace, self.transport.abortConnection)
             self.transport.unregisterProducer()
@@ -200,15 +203,19 @@ class AssociationProtocol(Protocol):
     def _check_progress(self) -> None:
         """One timer for both, set again when it runs out: nothing is to be done per PDU but note the time."""
         limits = self.limits
-        silence = self.clock.seconds() - self._last_activity
+        since = self._last_activity
         if self.provider.state in (State.Sta1, State.Sta13):
             return
-        if Hold.UNREAD_ANSWERS in self._holds:
+        if self._unread_since is not None:
+            since = self._unread_since  # whatever it sends meanwhile
             limit, why = limits.dimse_timeout, "the peer does not read our answers"
         elif self._holds:
             limit, why = limits.dimse_timeout, ""  # it is our turn, however long that takes
         elif self.provider.state == State.Sta5:
+            since = self._began  # however slowly it comes
             limit, why = limits.artim_timeout, "no answer to the A-ASSOCIATE-RQ within the ARTIM time"
+        elif self.association.sends:
+            limit, why = limits.dimse_timeout, ""
         elif self.association.waits_for_response:
             limit, why = limits.dimse_timeout, "no response within the DIMSE timeout"
         elif self.association.busy:
@@ -217,6 +224,7 @@ class AssociationProtocol(Protocol):
             limit, why = limits.dimse_timeout, "nothing more came of a message within the DIMSE timeout"
         else:
             limit, why = limits.idle_timeout, "idle timeout"
+        silence = self.clock.seconds() - since
         if silence >= limit and why:
             self.association.abort(why)
             return

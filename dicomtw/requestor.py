@@ -26,7 +26,13 @@ from dicomtw.ul.items import (
     UserInformation,
 )
 from dicomtw.ul.machine import State
-from dicomtw.ul.negotiation import RefusedContext, accepted_contexts, extended_negotiation, scp_roles
+from dicomtw.ul.negotiation import (
+    RefusedContext,
+    accepted_contexts,
+    extended_negotiation,
+    narrower,
+    scp_roles,
+)
 from dicomtw.ul.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RJ, A_ASSOCIATE_RQ, MAXIMUM_CONTEXTS
 
 
@@ -92,7 +98,10 @@ class RequestedAssociation(Association):
         self.established: Deferred[None] = Deferred()
         #: Fires when the association is over, however.
         self.over: Deferred[None] = Deferred()
+        #: SOP classes of which the peer takes us for an SCP; and those of which we are not the SCU.
+        self.scp_roles: frozenset[str] = frozenset()
         self._not_scu: frozenset[str] = frozenset()
+        self._releasing = False
 
     def request(self) -> None:
         """PS3.8 7.1: ask for the association on the connection that is open."""
@@ -107,20 +116,31 @@ class RequestedAssociation(Association):
             for context in self._rq.presentation_contexts
             if context.context_id not in self.accepted
         )
-        said = ac.user_information
+        asked, said = self._rq.user_information, ac.user_information
         item = said.first(MaximumLength)
         maximum_length = 0 if item is None else item.maximum_length_received
         try:
             writer.fragment_length(maximum_length)
         except ValueError as error:
             raise ProtocolError(str(error)) from None
-        self._not_scu = frozenset(role.sop_class_uid for role in said.all(RoleSelection) if not role.scu_role)
-        self.scp_roles = scp_roles(said)
-        self._extended_negotiation = extended_negotiation(said)
-        window = said.first(AsynchronousOperationsWindow)
-        asked = self._rq.user_information.first(AsynchronousOperationsWindow)
-        granted = window is not None and asked is not None
-        invoked = window.maximum_number_operations_invoked if window is not None and granted else 1
+        # An acceptor answers what was proposed (PS3.7 D.3.3.3-5): what else it says does not count.
+        proposed_roles = frozenset(role.sop_class_uid for role in asked.all(RoleSelection))
+        self.scp_roles = proposed_roles & scp_roles(said)
+        self._not_scu = proposed_roles & {
+            role.sop_class_uid for role in said.all(RoleSelection) if not role.scu_role
+        }
+        proposed_extended = extended_negotiation(asked)
+        self._extended_negotiation = {
+            sop_class_uid: information
+            for sop_class_uid, information in extended_negotiation(said).items()
+            if sop_class_uid in proposed_extended
+        }
+        window, granted = (one.first(AsynchronousOperationsWindow) for one in (asked, said))
+        invoked = 1
+        if window is not None and granted is not None:
+            invoked = narrower(
+                window.maximum_number_operations_invoked, granted.maximum_number_operations_invoked
+            )
         self._established(maximum_length, performed=1, invoked=invoked)
         self.established.callback(None)
 
@@ -132,10 +152,26 @@ class RequestedAssociation(Association):
         return sop_class_uid not in self._not_scu
 
     def release(self) -> Deferred[None]:
-        """PS3.8 7.2: end the association in order; fires when it is over, however that came."""
-        if self.provider.state == State.Sta6:
+        """PS3.8 7.2: end the association in order; fires when it is over, however that came.
+
+        What is outstanding, of ours and of the peer's, is answered first; queries and retrievals are
+        cancelled.
+        """
+        if self.provider.state == State.Sta6 and not self._releasing:
+            self._releasing = True
+            self._requests.close("we have released the association")
+            for request in self._requests.cancellable():
+                self.cancel(request)
+                request.close()
+            self._quiet()
+        released: Deferred[None] = Deferred()
+        self.over.addBoth(released.callback)
+        return released
+
+    def _quiet(self) -> None:
+        idle = not (self._requests.outstanding or self.busy)
+        if self._releasing and idle and self.provider.state == State.Sta6:
             self.provider.release_request()
-        return self.over
 
     def release_confirmation(self, _: object) -> None:
         self.ended = "released"

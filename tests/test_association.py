@@ -475,7 +475,6 @@ class BugTests(AssociationTestCase):
             association.release_confirmation,
         ):
             self.assertRaises(AssertionError, confirmation, None)
-        self.assertRaises(AssertionError, self.server.connect().protocol.connect)
 
 
 class WindowTests(AssociationTestCase):

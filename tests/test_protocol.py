@@ -211,14 +211,41 @@ class UnreadAnswersTests(ProtocolTestCase):
     """A peer that does not read what we answer."""
 
     def test_pause(self) -> None:
-        """When our answers pile up we read no requests, until they have gone out."""
+        """When our answers pile up no further request is performed, and with four waiting none is read."""
         peer = self.associated()
         self.assertIs(peer.transport.producer, peer.protocol)
         self.assertTrue(peer.transport.streaming)
         peer.protocol.pauseProducing()
+        for number in range(1, 5):
+            self.assertEqual(peer.transport.producerState, "producing", number)
+            peer.send(*message(1, c_echo_rq(number)))
         self.assertEqual(peer.transport.producerState, "paused")
+        self.assertEqual(peer.received(), [])
         peer.protocol.resumeProducing()
         self.assertEqual(peer.transport.producerState, "producing")
+        self.assertEqual(len(peer.received()), 4)
+
+    def test_release_waits(self) -> None:
+        """A release behind requests that are not performed yet is answered after them."""
+        peer = self.associated()
+        peer.protocol.pauseProducing()
+        peer.send(*message(1, c_echo_rq()), A_RELEASE_RQ())
+        self.assertEqual(peer.received(), [])
+        peer.protocol.resumeProducing()
+        response, released = peer.received()
+        self.assertEqual((getattr(response, "status", None), released), (0, A_RELEASE_RP()))
+
+    def test_timeout_in_spite_of_requests(self) -> None:
+        """Who sends without end and reads nothing is aborted all the same."""
+        peer = self.associated()
+        peer.send(message(3, c_store_rq(), bytes(50_000))[0])
+        peer.protocol.pauseProducing()
+        data = b"".join(message(3, c_store_rq(), bytes(1_000_000), maximum_length=18)[1:])
+        for second in range(59):
+            self.clock.advance(1)
+            peer.send(data[second * 100 : (second + 1) * 100])
+        self.assertEqual(peer.received(), [])
+        self.assert_aborts_after(1, peer, "the peer does not read our answers")
 
     def test_timeout(self) -> None:
         """After the DIMSE timeout such a peer is aborted, and before it is not."""
@@ -284,12 +311,21 @@ class UnreadAnswersTests(ProtocolTestCase):
         self.assertEqual(transport.calls, [])
         transport.protocol.pauseProducing()
         self.held.let(1)
-        self.assertEqual(transport.calls, ["pause", "lose"])
+        self.assertEqual(transport.calls, ["lose"])
         self.clock.advance(59.5)
-        self.assertEqual(transport.calls, ["pause", "lose"])
+        self.assertEqual(transport.calls, ["lose"])
         self.clock.advance(0.5)
-        self.assertEqual(transport.calls, ["pause", "lose", "abort"])
+        self.assertEqual(transport.calls, ["lose", "abort"])
         self.lose(transport)
+
+    def test_lost_after_half_close(self) -> None:
+        """If the connection is lost altogether meanwhile, nothing is closed when the operation is over."""
+        transport = self.wire(associate_rq(CONTEXTS), *message(3, c_store_rq(), b"data"))
+        transport.protocol.readConnectionLost()
+        self.lose(transport)
+        self.held.let(1)
+        self.assertEqual(transport.calls, [])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_closing_connections_are_left_alone(self) -> None:
         """A connection that is being closed is neither paused nor resumed, whatever ends meanwhile."""

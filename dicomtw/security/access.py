@@ -10,7 +10,6 @@ import attrs
 from dicomtw import ae_title
 from dicomtw.ul.pdu import A_ASSOCIATE_RJ, Result, Source
 
-
 #: What a remote may be allowed, and the DIMSE operation that it is.
 OPERATIONS = {"echo": "C-ECHO", "store": "C-STORE", "find": "C-FIND", "get": "C-GET", "move": "C-MOVE"}
 
@@ -75,13 +74,17 @@ class AccessPolicy:
     allow_retrieve_any: bool = False
 
     def refusal(self, remote: Remote | None, operation: str) -> str:
-        """Why `operation`, such as C-FIND, is refused to `remote`, None for an unknown one; empty if it is not."""
+        """Why `operation`, such as C-FIND, is refused to `remote`, None for an unknown one; else empty."""
         if remote is None:
             if operation in _RETRIEVAL and not self.allow_retrieve_any:
                 return "not a configured remote"
             return ""
         allowed = {OPERATIONS[name] for name in remote.operations}
-        return "" if operation in allowed or operation not in OPERATIONS.values() else "not allowed to this remote"
+        return (
+            ""
+            if operation in allowed or operation not in OPERATIONS.values()
+            else "not allowed to this remote"
+        )
 
     def decide(self, requestor: Requestor, addresses: Collection[str] | None = None) -> Decision:
         """Whether `requestor` may associate; `addresses` are those of the names asked for in `resolve`."""

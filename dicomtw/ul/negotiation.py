@@ -185,12 +185,12 @@ def _window(rq: A_ASSOCIATE_RQ, acceptor: Acceptor) -> AsynchronousOperationsWin
     if proposed is None:
         return None
     return AsynchronousOperationsWindow(
-        _narrower(proposed.maximum_number_operations_invoked, acceptor.operations_window),
-        _narrower(proposed.maximum_number_operations_performed, 1),
+        narrower(proposed.maximum_number_operations_invoked, acceptor.operations_window),
+        narrower(proposed.maximum_number_operations_performed, 1),
     )
 
 
-def _narrower(one: int, other: int) -> int:
+def narrower(one: int, other: int) -> int:
     """The narrower of two windows, of which 0 is the widest."""
     return min(one, other) if one and other else one or other
 
