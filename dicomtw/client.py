@@ -130,7 +130,7 @@ class Associating:
     def __await__(self) -> Generator[Any, None, SCU]:
         return self._established.__await__()
 
-    def asDeferred(self) -> Deferred[SCU]:
+    def asDeferred(self) -> Deferred[SCU]:  # noqa: N802 - as Twisted names it
         """Fires with the association's `SCU`."""
         return self._established
 
@@ -218,7 +218,7 @@ class RequestorProtocol(AssociationProtocol):
         self._carry(association, is_requestor=True, maximum_length=proposal.maximum_length)
         self._tls_fault = ""
 
-    def connectionMade(self) -> None:
+    def connectionMade(self) -> None:  # noqa: N802
         super().connectionMade()
         self._last_activity = self._began = self.clock.seconds()  # not since it was tried
         self.association.request()
@@ -231,7 +231,7 @@ class RequestorProtocol(AssociationProtocol):
     def associated(self) -> None:
         self._tls = tls_of(self.transport)
 
-    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
+    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]  # noqa: N802
         fault = self._tls_fault or tls_fault(reason)
         if fault:
             self.association.ended = self.association.ended or fault
@@ -257,7 +257,7 @@ class _ConnectionCreator:
         self._host = settings.host
         self.failed: Callable[[str], None] = lambda _: None
 
-    def clientConnectionForTLS(self, tlsProtocol: object) -> SSL.Connection:
+    def clientConnectionForTLS(self, tlsProtocol: object) -> SSL.Connection:  # noqa: N802, N803
         connection = SSL.Connection(self._context, None)
         if self._host and not isIPAddress(self._host) and not isIPv6Address(self._host):
             connection.set_tlsext_host_name(self._host.encode("idna"))

@@ -75,12 +75,14 @@ class NotAccepted(Exception):
 class OperationFailed(Exception):
     """The peer has answered a request with a failure: `status` (PS3.7 Annex C) and its comment."""
 
-    def __init__(self, operation: str, status: int, comment: str = "") -> None:
+    def __init__(self, operation: str, status: int, comment: str = "", retrieval: object = None) -> None:
         super().__init__(
             f"{operation} failed with status {status:04X}H" + (f": {comment}" if comment else "")
         )
         self.status = status
         self.comment = comment
+        #: How far a C-MOVE or C-GET came: an `scu.Retrieval`.
+        self.retrieval = retrieval
 
 
 class DimseError(Exception):

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
+import shutil
+import tempfile
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,8 +34,8 @@ from dicomtw.dimse.messages import (
     MessageType,
 )
 from dicomtw.errors import AssociationLost, NotAccepted, OperationFailed
-from dicomtw.requests import Answer, Request
 from dicomtw.requestor import RequestedAssociation
+from dicomtw.requests import Answer, Request
 from dicomtw.services import DataSetSource, Response
 from dicomtw.storage.data_set_file import DataSetFile, open_data_set
 from dicomtw.transcode import CannotTranscode, decode, encode, transcode
@@ -85,47 +88,56 @@ class SCU:
         """PS3.7 9.1.1: store a file, by its path or open for reading bytes, or a `pydicom.Dataset`.
 
         A file is sent as it is where its transfer syntax is accepted; else, if `transcoded`, in one that is,
-        as far as pydicom can make it. Raises `OSError`, `ValueError` for what is no DICOM file.
+        as far as pydicom can make it. An open file is read from its beginning, and left open.
+        Raises `OSError`, `ValueError` for what is no DICOM file.
         """
         return Deferred.fromCoroutine(self._c_store(source, priority, transcoded))
 
     async def _c_store(self, source: Any, priority: int, transcoded: bool) -> Response:
-        in_thread = self.association.call_in_thread
-        if isinstance(source, str | Path):
-            path = Path(source)
-            file = await in_thread(lambda: open_data_set(path))
-            sent: DataSetSource = file
-            about = file.sop_class_uid, file.sop_instance_uid, file.transfer_syntax_uid
-        elif hasattr(source, "read"):
-            file = await in_thread(lambda: DataSetFile.of(source))
-            sent = file
-            about = file.sop_class_uid, file.sop_instance_uid, file.transfer_syntax_uid
-        else:
-            about = _about(source)
-            sent = io.BytesIO()
-        sop_class_uid, sop_instance_uid, transfer_syntax = about
+        abandoned = False
+
+        def prepare() -> tuple[AcceptedContext, str, DataSetSource]:
+            prepared = self._prepare(source, transcoded)
+            if abandoned:
+                prepared[2].close()
+            return prepared
+
         try:
+            context, sop_instance_uid, data_set = await self.association.call_in_thread(prepare)
+        except BaseException:
+            abandoned = True
+            raise
+        response = await self.association.store(context, sop_instance_uid, data_set, priority=priority)
+        return _checked("C-STORE", response)
+
+    def _prepare(self, source: Any, transcoded: bool) -> tuple[AcceptedContext, str, DataSetSource]:
+        """The context to store an object in, its SOP instance, and its data set for that context. Blocks."""
+        file: DataSetFile | None = None
+        if isinstance(source, str | Path):
+            source = Path(source).resolve()
+            file = open_data_set(source)
+        elif hasattr(source, "read"):
+            source, file = _opened(source)
+        try:
+            sop_class_uid, sop_instance_uid, transfer_syntax = _about(source if file is None else file)
             contexts = self._contexts(sop_class_uid)
             context = next((one for one in contexts if one.transfer_syntax == transfer_syntax), None)
-            if context is None:
-                if not transcoded:
-                    raise self._not_accepted(sop_class_uid, transfer_syntax)
-                accepted = [one.transfer_syntax for one in contexts]
-                original = Path(source) if isinstance(source, str) else source
-                try:
-                    chosen, data_set = await in_thread(lambda: transcode(original, accepted))
-                except CannotTranscode as why:
-                    raise self._not_accepted(sop_class_uid, transfer_syntax, str(why)) from None
-                context = next(one for one in contexts if one.transfer_syntax == chosen)
-                sent.close()
-                sent = io.BytesIO(data_set)
-            elif isinstance(sent, io.BytesIO):
-                sent = io.BytesIO(await in_thread(lambda: encode(source, transfer_syntax)))
-        except BaseException:
-            sent.close()
-            raise
-        response = await self.association.c_store(context, sop_instance_uid, sent, priority=priority)
-        return _checked("C-STORE", response)
+            if context is not None and file is not None:
+                sent, file = file, None
+                return context, sop_instance_uid, sent
+            if context is not None:
+                return context, sop_instance_uid, io.BytesIO(encode(source, transfer_syntax))
+            if not transcoded:
+                raise self._not_accepted(sop_class_uid, transfer_syntax)
+            try:
+                chosen, data_set = transcode(source, [one.transfer_syntax for one in contexts])
+            except CannotTranscode as why:
+                raise self._not_accepted(sop_class_uid, transfer_syntax, str(why)) from None
+            context = next(one for one in contexts if one.transfer_syntax == chosen)
+            return context, sop_instance_uid, io.BytesIO(data_set)
+        finally:
+            if file is not None:
+                file.close()
 
     def c_find(
         self, identifier: Identifier, *, sop_class_uid: str = uids.STUDY_ROOT_FIND, priority: int = MEDIUM
@@ -262,6 +274,8 @@ class SCU:
             why = f"the peer has refused it: {refused[0]}"
         elif self.association.contexts(sop_class_uid):
             why = f"it is not accepted in {uids.name_of(transfer_syntax)}"
+        elif any(one.abstract_syntax == sop_class_uid for one in self.association.accepted.values()):
+            why = "by the roles agreed on we are not its SCU"
         else:
             why = "it was not proposed"
         return NotAccepted(f"no presentation context for {about}: {why}" + (f", and {more}" if more else ""))
@@ -289,6 +303,7 @@ class SCU:
                         progress(retrieval)
             finally:
                 self.association.cancel(request)
+                request.close()
             if category is status.Category.FAILURE:
                 name, comment = message_type.name.removesuffix("-RQ"), _response(answer).comment
                 raise OperationFailed(name, retrieval.status, comment, retrieval)
@@ -343,37 +358,64 @@ class Matches(AsyncIterator[Any]):
     async def aclose(self) -> None:
         """Cancel the query if it is not over; what comes of it yet is dropped."""
         request, self._over = self._request, True
-        if request is not None and not request.over:
+        if request is not None:
             self._scu.association.cancel(request)
+            request.close()
             with contextlib.suppress(AssociationLost):
                 while not request.over:
                     await request.answer()
 
 
 def _dataset(identifier: Any) -> Any:
-    """A `pydicom.Dataset` of whatever way an identifier is given."""
-    if not isinstance(identifier, Mapping) or hasattr(identifier, "group_dataset"):
+    """A `pydicom.Dataset` of whatever way an identifier is given; raises `ValueError` for a wrong keyword."""
+    if not isinstance(identifier, Mapping):
         return identifier
+    from pydicom.datadict import tag_for_keyword
     from pydicom.dataset import Dataset
 
     data_set = Dataset()
     for keyword, value in identifier.items():
-        setattr(data_set, keyword, value)
+        if tag_for_keyword(keyword) is None:
+            raise ValueError(f"{keyword!r} is not the keyword of an attribute")
+        is_sequence = isinstance(value, list | tuple) and any(isinstance(item, Mapping) for item in value)
+        setattr(data_set, keyword, [_dataset(item) for item in value] if is_sequence else value)
+    if "SpecificCharacterSet" not in data_set and not str(identifier).isascii():
+        data_set.SpecificCharacterSet = "ISO_IR 192"
     return data_set
 
 
-def _about(data_set: Any) -> tuple[str, str, str]:
-    """SOP class, SOP instance and transfer syntax of a `pydicom.Dataset`; raises `ValueError`."""
+def _about(source: Any) -> tuple[str, str, str]:
+    """SOP class, SOP instance and transfer syntax of a file or a `pydicom.Dataset`; raises `ValueError`."""
+    if isinstance(source, DataSetFile):
+        return source.sop_class_uid, source.sop_instance_uid, source.transfer_syntax_uid
     try:
-        sop_class_uid, sop_instance_uid = str(data_set.SOPClassUID), str(data_set.SOPInstanceUID)
+        sop_class_uid, sop_instance_uid = str(source.SOPClassUID), str(source.SOPInstanceUID)
     except AttributeError as error:
         raise ValueError(f"the data set cannot be stored: {error}") from None
-    meta = getattr(data_set, "file_meta", None)
+    meta = getattr(source, "file_meta", None)
     return (
         sop_class_uid,
         sop_instance_uid,
         str(getattr(meta, "TransferSyntaxUID", uids.EXPLICIT_VR_LITTLE_ENDIAN)),
     )
+
+
+def _opened(source: Any) -> tuple[Any, DataSetFile]:
+    """What is open for reading bytes: as a file that can be read again, and the same at its data set."""
+    if not isinstance(getattr(source, "raw", source), io.FileIO):  # a member of an archive, say
+        copied = tempfile.TemporaryFile()  # noqa: SIM115 - closed when nobody refers to it
+        if source.seekable():
+            source.seek(0)
+        shutil.copyfileobj(source, copied)
+        copied.flush()
+        source = copied
+    source.seek(0)
+    fd = os.dup(source.fileno())
+    try:
+        return source, DataSetFile(fd)
+    except BaseException:
+        os.close(fd)
+        raise
 
 
 def _response(answer: Answer) -> Response:

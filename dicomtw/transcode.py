@@ -69,13 +69,33 @@ def transcode(source: Path | BinaryIO | Any, transfer_syntaxes: Sequence[str]) -
     try:
         from pydicom import dcmread
 
-        data_set = (
-            dcmread(source, force=True) if hasattr(source, "read") or isinstance(source, Path) else source
-        )
-        if data_set.file_meta.TransferSyntaxUID.is_encapsulated:
-            if data_set is source:
-                data_set = copy.deepcopy(source)
+        is_file = hasattr(source, "read") or isinstance(source, Path)
+        data_set: Any = dcmread(source, force=True) if is_file else source
+        meta = getattr(data_set, "file_meta", None)
+        found = getattr(meta, "TransferSyntaxUID", None)
+        is_encapsulated = found is not None and found.is_encapsulated
+        swap = (found == uids.EXPLICIT_VR_BIG_ENDIAN) != (target == uids.EXPLICIT_VR_BIG_ENDIAN)
+        if data_set is source and (is_encapsulated or swap):
+            data_set = copy.deepcopy(source)
+        if is_encapsulated:
             data_set.decompress(generate_instance_uid=False)
     except Exception as error:  # decoders raise what they like
         raise CannotTranscode(f"it cannot be decompressed: {' '.join(str(error).split())}") from error
+    if swap:
+        _swap(data_set)
     return target, encode(data_set, target)
+
+
+#: Bytes of a word in the values that pydicom keeps as they are encoded (PS3.5 Table 6.2-1).
+_WORDS = {"OW": 2, "OF": 4, "OL": 4, "OD": 8, "OV": 8}
+
+
+def _swap(data_set: Any) -> None:
+    """Change the byte order of the words of a data set (PS3.5 7.3): the other values are numbers by now."""
+    for element in data_set.iterall():
+        size = _WORDS.get(element.VR, 1)
+        if size > 1 and isinstance(element.value, bytes) and len(element.value) % size == 0:
+            swapped = bytearray(len(element.value))
+            for at in range(size):
+                swapped[at::size] = element.value[size - 1 - at :: size]
+            element.value = bytes(swapped)
