@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
+from os import listdir
 from pathlib import Path
 from typing import Final
 
@@ -111,7 +111,7 @@ class _Rebuilding:
 
 def _series(root: Path, pass_over: Callable[[Path, OSError], None]) -> Iterator[tuple[str, str, list[str]]]:
     """Names of study and series directories, and of the files in them that can be objects."""
-    for study in _names(root, _is_study):
+    for study in sorted(filter(_is_study, listdir(root))):  # a store that is not there is no empty one
         try:
             for series in _names(root / study, _is_series):
                 try:
@@ -125,7 +125,7 @@ def _series(root: Path, pass_over: Callable[[Path, OSError], None]) -> Iterator[
 def _names(parent: Path, is_ours: Callable[[str], bool]) -> list[str]:
     """Names in a directory, sorted; none if it is gone, or none."""
     try:
-        return sorted(filter(is_ours, os.listdir(parent)))
+        return sorted(filter(is_ours, listdir(parent)))
     except (FileNotFoundError, NotADirectoryError):
         return []
 
