@@ -37,10 +37,14 @@ class InThread(Protocol):
 
 
 class Disk:
-    """How fast one disk has been of late, and the threads to wait for it in."""
+    """How fast one disk has been of late, and the threads to wait for it in.
 
-    def __init__(self, in_thread: InThread) -> None:
+    `aside` has other threads, for what may take long and is not to keep the rest waiting.
+    """
+
+    def __init__(self, in_thread: InThread, aside: InThread | None = None) -> None:
         self._in_thread = in_thread
+        self.call_aside: InThread = aside or in_thread
         self._lags_until = 0.0
         #: When the calls that are in threads now should be over.
         self._deadlines: dict[int, float] = {}

@@ -15,23 +15,22 @@ from typing import Any, NoReturn
 import attrs
 from OpenSSL import SSL
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, DeferredList, maybeDeferred, succeed
+from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.endpoints import SSL4ServerEndpoint, TCP4ServerEndpoint
 from twisted.internet.interfaces import (
     IListeningPort,
     IOpenSSLServerConnectionCreator,
     IStreamServerEndpoint,
 )
-from twisted.internet.threads import deferToThread, deferToThreadPool
 from twisted.logger import ILogObserver, Logger
 from twisted.python.failure import Failure
-from twisted.python.threadpool import ThreadPool
 from zope.interface import implementer
 
 from dicomtw.acceptor import ApplicationEntity
+from dicomtw.archive import Archive
 from dicomtw.client import associate
-from dicomtw.config import Configuration, Server
-from dicomtw.feed import Disk
+from dicomtw.config import Configuration, Remote, Server
+from dicomtw.errors import IndexFault
 from dicomtw.jsonlog import observer_for_twistd
 from dicomtw.names import Names
 from dicomtw.operations import or_cancelled
@@ -40,14 +39,12 @@ from dicomtw.proxy import server_endpoint
 from dicomtw.requestor import RequestedAssociation
 from dicomtw.security import access, tls
 from dicomtw.services import ServiceClass, ServiceRegistry
+from dicomtw.services.query import Query
+from dicomtw.services.retrieve import Get, Move
 from dicomtw.services.storage import Storage
 from dicomtw.services.verification import Verification
-from dicomtw.storage import Store
-from dicomtw.storage.directory import DirectoryStore, Durability, OnDuplicate
 from dicomtw.words import any_may_associate, describe, no_endpoint, tls_files, warnings_of, why_not
 
-#: Threads that wait for the disk. fdatasync runs in parallel; more than this gain nothing on one disk.
-_DISK_THREADS = 16
 _BACKLOG = 512
 
 
@@ -94,13 +91,52 @@ class Process:
                 os.unlink(pidfile)
 
 
-#: Makes the service classes of a server, which stores into the `Store`.
-Services = Callable[[Server, Store], Iterable[ServiceClass]]
+class RemoteDestinations:
+    """The configured remotes, as destinations of what `server` sends."""
+
+    def __init__(self, server: Server, remotes: Iterable[Remote], reactor: Any) -> None:
+        self._server = server
+        self._remotes = {remote.aet: remote for remote in remotes if remote.host and remote.port}
+        self._reactor = reactor
+
+    def __contains__(self, ae_title: object) -> bool:
+        return ae_title in self._remotes
+
+    def associate(
+        self, ae_title: str, contexts: Sequence[tuple[str, tuple[str, ...]]]
+    ) -> Deferred[RequestedAssociation]:
+        """An association with a remote, in the name of the server."""
+
+        async def associated() -> RequestedAssociation:
+            scu = await associate(
+                self._remotes[ae_title],
+                contexts=contexts,
+                calling=self._server.aet,
+                limits=_limits(self._server),
+                reactor=self._reactor,
+                implementation_version_name=not self._server.no_implementation_version_name,
+            )
+            return scu.association
+
+        return or_cancelled(Deferred.fromCoroutine(associated()))
 
 
-def standard_services(server: Server, store: Store) -> list[ServiceClass]:
+#: Makes the service classes of a server, from where it keeps objects and whom it can send them to.
+Services = Callable[[Server, Archive, RemoteDestinations], Iterable[ServiceClass]]
+
+
+def standard_services(
+    server: Server, archive: Archive, destinations: RemoteDestinations
+) -> list[ServiceClass]:
     """What every server does."""
-    return [Verification(), Storage(store, accept_unknown=server.accept_unknown_sop_classes)]
+    index, root = archive.index, archive.root
+    return [
+        Verification(),
+        Storage(archive.store, accept_unknown=server.accept_unknown_sop_classes, indexing=archive),
+        Query(index, archive, server.aet),
+        Get(index, archive, root),
+        Move(index, archive, root, destinations),
+    ]
 
 
 _ALONE = Process()
@@ -130,7 +166,7 @@ class DicomService(Service):
         self._owner: tuple[int, int] | None = None
         self._services = services
         self._names = Names(reactor)
-        self._stores: dict[Path, _Shelf] = {}
+        self._archives: dict[Path, Archive] = {}
         self._ports: list[IListeningPort] = []
         self._listening = False
         self._stopping = False
@@ -139,9 +175,9 @@ class DicomService(Service):
     def _factory(self, server: Server) -> DicomFactory:
         configuration = self._configuration
         root = Path(os.path.abspath(server.store))
-        shelf = self._stores.get(root)
-        if shelf is None:
-            shelf = self._stores[root] = _Shelf.of(root, server, self._reactor)
+        archive = self._archives.get(root)
+        if archive is None:
+            archive = self._archives[root] = Archive(root, server, self._reactor)
         remotes = tuple(
             access.Remote(
                 ae_title=remote.aet,
@@ -155,6 +191,7 @@ class DicomService(Service):
             )
             for remote in configuration.remotes
         )
+        destinations = RemoteDestinations(server, configuration.remotes, self._reactor)
         entity = ApplicationEntity(
             access=access.AccessPolicy(
                 ae_title=server.aet,
@@ -163,33 +200,14 @@ class DicomService(Service):
                 accept_any_called_ae=server.accept_any_called_ae,
                 allow_retrieve_any=server.allow_retrieve == "any",
             ),
-            registry=ServiceRegistry(self._services(server, shelf.store)),
-            disk=shelf.disk,
+            registry=ServiceRegistry(self._services(server, archive, destinations)),
+            disk=archive.disk,
             maximum_length=server.max_pdu,
             no_implementation_version_name=server.no_implementation_version_name,
             enforce_default_transfer_syntax=server.enforce_default_transfer_syntax,
             preferred_transfer_syntaxes=server.prefer_transfer_syntax,
         )
         return DicomFactory(entity, _limits(server), self._reactor, self._names.resolve)
-
-    def associate(
-        self, server: Server, title: str, contexts: Sequence[tuple[str, tuple[str, ...]]]
-    ) -> Deferred[RequestedAssociation]:
-        """An association with the remote that has this AE title, in the name of `server`."""
-        remote = next(remote for remote in self._configuration.remotes if remote.aet == title)
-
-        async def associated() -> RequestedAssociation:
-            scu = await associate(
-                remote,
-                contexts=contexts,
-                calling=server.aet,
-                limits=_limits(server),
-                reactor=self._reactor,
-                implementation_version_name=not server.no_implementation_version_name,
-            )
-            return scu.association
-
-        return or_cancelled(Deferred.fromCoroutine(associated()))
 
     # -- start
 
@@ -245,19 +263,18 @@ class DicomService(Service):
             raise StartError(f"cannot make the store {store}: {error.strerror}") from None
 
     def _prepare_stores(self) -> None:
-        for shelf in self._stores.values():
-            store = shelf.store
-            shelf.threads.start()
+        for root, archive in self._archives.items():
             try:
-                removed = store.prepare()
+                removed = archive.prepare()
             except OSError as error:
-                raise StartError(f"cannot use the store {store.root}: {error.strerror}") from None
+                raise StartError(f"cannot use the store {root}: {error.strerror}") from None
+            except IndexFault as fault:
+                raise StartError(f"cannot use the index of the store {root}: {fault}") from None
             if removed:
                 self.log.info(
-                    "removed {removed} half-received objects from {root}",
-                    removed=removed,
-                    root=str(store.root),
+                    "removed {removed} half-received objects from {root}", removed=removed, root=str(root)
                 )
+            archive.begin()
 
     def _endpoints(self, server: Server) -> list[tuple[str, IStreamServerEndpoint]]:
         endpoints: list[tuple[str, IStreamServerEndpoint]] = []
@@ -341,7 +358,7 @@ class DicomService(Service):
 
     def _leave(self) -> None:
         """End the process whatever its threads wait for: what they commit has not been acknowledged."""
-        busy = sum(shelf.disk.busy for shelf in self._stores.values())
+        busy = sum(archive.disk.busy for archive in self._archives.values())
         self.log.critical("leaving {busy} calls to the disk unfinished", busy=busy)
         self._process.remove_pidfile()
         os._exit(1)
@@ -364,30 +381,9 @@ class DicomService(Service):
             for deadline in deadlines:
                 if deadline.active():
                     deadline.cancel()
-            return DeferredList([shelf.close() for shelf in self._stores.values()])
+            return DeferredList([archive.close() for archive in self._archives.values()])
 
         return DeferredList(waiting).addBoth(ended)
-
-
-@attrs.frozen
-class _Shelf:
-    """A store, and the threads that wait for its disk: another store's disk is not its concern."""
-
-    store: DirectoryStore
-    disk: Disk
-    threads: ThreadPool
-
-    @classmethod
-    def of(cls, root: Path, server: Server, reactor: Any) -> _Shelf:
-        threads = ThreadPool(0, _DISK_THREADS, "dicomtw-disk")
-        disk = Disk(lambda function: deferToThreadPool(reactor, threads, function))
-        store = DirectoryStore(root, Durability(server.durability), OnDuplicate(server.on_duplicate))
-        return cls(store, disk, threads)
-
-    def close(self) -> Deferred[None]:
-        """Wait, not in the reactor thread, for what is being committed; then let others have the store."""
-        stopped = deferToThread(self.threads.stop) if self.threads.started else succeed(None)
-        return stopped.addCallback(lambda _: self.store.close())
 
 
 def _limits(server: Server) -> Limits:

@@ -24,9 +24,10 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import ILogObserver, LogLevel, capturedLogs
 from twisted.python.failure import Failure
+from twisted.python.threadpool import ThreadPool
 from twisted.trial.unittest import SynchronousTestCase
 
-from dicomtw import names, service, uids
+from dicomtw import archive, names, service, uids
 from dicomtw.config import ConfigError, Configuration, Remote, Server
 from dicomtw.security.tls import PROFILES
 from dicomtw.service import (
@@ -37,7 +38,7 @@ from dicomtw.service import (
     state_directory,
     warnings_of,
 )
-from dicomtw.storage.directory import INCOMING
+from dicomtw.storage.journal import INCOMING
 from dicomtw.testing import Peer, at_once, message
 from dicomtw.ul.items import ImplementationVersionName
 from dicomtw.ul.pdu import A_ABORT, A_ASSOCIATE_AC, A_ASSOCIATE_RJ, A_RELEASE_RQ
@@ -77,8 +78,8 @@ class ServiceTestCase(SynchronousTestCase):
         self.reactor = MemoryReactorClock()
         self.err = io.StringIO()
         self.patch(sys, "__stderr__", self.err)
-        self.patch(service, "deferToThreadPool", lambda reactor, pool, function: at_once(function))
-        self.patch(service, "deferToThread", at_once)
+        self.patch(archive, "deferToThreadPool", lambda reactor, pool, function: at_once(function))
+        self.patch(archive, "deferToThread", at_once)
         self.patch(
             os, "environ", {name: value for name, value in os.environ.items() if name != "STATE_DIRECTORY"}
         )
@@ -502,7 +503,9 @@ class ServingTests(ServiceTestCase):
         """Each store has a disk and threads of its own: one that hangs does not delay another's objects."""
         calls: list[tuple[Any, Callable[[], Any], Deferred[Any]]] = []
 
-        def in_thread(reactor: object, pool: object, function: Callable[[], Any]) -> Deferred[Any]:
+        def in_thread(reactor: object, pool: ThreadPool, function: Callable[[], Any]) -> Deferred[Any]:
+            if pool.name != "dicomtw-disk":
+                return at_once(function)
             waiting: Deferred[Any] = Deferred()
             calls.append((pool, function, waiting))
             return waiting
@@ -512,7 +515,7 @@ class ServingTests(ServiceTestCase):
             function()
             waiting.callback(None)
 
-        self.patch(service, "deferToThreadPool", in_thread)
+        self.patch(archive, "deferToThreadPool", in_thread)
         made = self.started(
             self.server(port=1),
             self.server(port=2, store=str(self.here / "other")),
@@ -577,7 +580,7 @@ class ServingTests(ServiceTestCase):
     def test_other_services(self) -> None:
         """Whoever runs the service in their own code adds service classes to the standard ones."""
         outcome = Outcome()
-        made = self.made(services=lambda server, store: [*standard_services(server, store), outcome])
+        made = self.made(services=lambda *made: [*standard_services(*made), outcome])
         peer = self.peer(made)
         peer.associate(CONTEXTS, called="DICOMTW")
         self.assertEqual(peer.request(5, c_echo_rq()).status, 0)
@@ -709,9 +712,9 @@ class StopTests(ServiceTestCase):
             waits.append((function, Deferred()))
             return waits[-1][1]
 
-        self.patch(service, "deferToThread", in_thread)
+        self.patch(archive, "deferToThread", in_thread)
         made = self.started(self.server(), self.server(port=2, store=str(self.here / "other")))
-        shelves = list(made._stores.values())
+        shelves = list(made._archives.values())
         stopped = self.stopped(made)
         self.assertNoResult(stopped)
         self.assertEqual(len(waits), 2)
@@ -728,10 +731,10 @@ class StopTests(ServiceTestCase):
         exits: list[int] = []
         self.patch(os, "_exit", exits.append)
         hanging: Deferred[None] = Deferred()
-        self.patch(service, "deferToThread", lambda function: hanging)
+        self.patch(archive, "deferToThread", lambda function: hanging)
         made = self.started()
-        for shelf in made._stores.values():
-            self.assertTrue(shelf.threads.started)
+        for shelf in made._archives.values():
+            self.assertTrue(all(pool.started for pool in shelf.pools))
         made._terminate()
         stopped = self.stopped(made)
         self.assertNoResult(stopped)
@@ -742,8 +745,8 @@ class StopTests(ServiceTestCase):
         self.assertEqual(exits, [1])
         hanging.callback(None)
         self.successResultOf(stopped)
-        for shelf in made._stores.values():
-            shelf.threads.stop()
+        for shelf in made._archives.values():
+            shelf._stop_threads()
 
     def test_signals_of_others(self) -> None:
         """Signals are caught when the reactor runs, and a test's reactor catches none."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable
+from functools import partial
 from typing import Final, Protocol
 
 from dicomtw import uids
@@ -60,7 +61,7 @@ class Query(ServiceClass):
             await self._indexing.settled()
             cursor = await operation.call_in_thread(lambda: self._index.find(query))
             size = _FIRST_BATCH
-            while rows := await operation.call_in_thread(lambda: cursor.fetch(size)):
+            while rows := await operation.call_in_thread(partial(cursor.fetch, size)):
                 for row in rows:
                     yield Response(pending, answers.encode(row))
                 size = _BATCH

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 from array import array
-from collections.abc import AsyncGenerator, Awaitable, Callable, Container, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -58,8 +58,19 @@ class Destination(SubOperations, Protocol):
         """End it now; `why` is for the log."""
 
 
-#: Requests an association with a configured remote, proposing the contexts; raises `AssociationLost`.
-Associate = Callable[[str, Sequence[tuple[str, tuple[str, ...]]]], Awaitable[Destination]]
+class Destinations(Protocol):
+    """Whom C-MOVE may send to."""
+
+    def __contains__(self, ae_title: object, /) -> bool:
+        """Whether it may send to this one."""
+
+    def associate(
+        self, ae_title: str, contexts: Sequence[tuple[str, tuple[str, ...]]]
+    ) -> Awaitable[Destination]:
+        """Request an association; `contexts` are abstract syntaxes with their transfer syntaxes.
+
+        Raises `AssociationLost`.
+        """
 
 
 @attrs.define
@@ -225,21 +236,13 @@ class Get(_Retrieval):
 
 
 class Move(_Retrieval):
-    """Sends what C-MOVE asks for to one of `destinations`, by their AE titles, which `associate` connects to."""
+    """Sends what C-MOVE asks for to one of `destinations`, on an association of its own."""
 
     abstract_syntaxes = (uids.PATIENT_ROOT_MOVE, uids.STUDY_ROOT_MOVE, uids.PATIENT_STUDY_ONLY_MOVE)
 
-    def __init__(
-        self,
-        index: Index,
-        indexing: Settled,
-        root: Path,
-        destinations: Container[str],
-        associate: Associate,
-    ) -> None:
+    def __init__(self, index: Index, indexing: Settled, root: Path, destinations: Destinations) -> None:
         super().__init__(index, indexing, root)
         self._destinations = destinations
-        self._associate = associate
 
     async def c_move(self, operation: Operation) -> AsyncGenerator[Response, None]:
         """PS3.7 9.1.4: pending responses, and the final one."""
@@ -265,7 +268,7 @@ class Move(_Retrieval):
     ) -> AsyncGenerator[Response, None]:
         """The sub-operations that one association has contexts for."""
         try:
-            association = await self._associate(destination, group.contexts())
+            association = await self._destinations.associate(destination, group.contexts())
         except AssociationLost as fault:
             operation.warn(f"move destination {destination!r}: {fault}")
             for at in range(0, len(group.ids), _BATCH):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+from typing import Protocol, cast
+
 from dicomtw import uids
 from dicomtw.dimse import status
 from dicomtw.errors import DimseError
 from dicomtw.services import Operation, ServiceClass
-from dicomtw.storage import DataSetSink, Store
+from dicomtw.storage import DataSetSink, IndexedSink, Store
 from dicomtw.storage.part10 import FileMeta
+from dicomtw.storage.stored import Stored
 from dicomtw.ul.negotiation import Offer
 
 #: SOP classes of the standard's that are for storage begin so; the tables know today's.
@@ -19,18 +23,29 @@ _STANDARD_STORAGE = "1.2.840.10008.5.1.4.1.1."
 _SUPPORT = bytes((2, 0, 3, 0, 0, 0))
 
 
+class Indexing(Protocol):
+    """What enters objects into the index of a store."""
+
+    def add(self, stored: Stored) -> Awaitable[None]:
+        """Enter an object, or see to it that it will be. Raises `DimseError`."""
+
+
 class Storage(ServiceClass):
     """Stores what C-STORE brings.
 
     `accept_unknown`: serve SOP classes that no table here knows, private ones and those of later editions.
+    `indexing`: who is told what is stored; the sinks of `store` are `IndexedSink`s then.
     """
 
     abstract_syntaxes = tuple(uids.STORAGE_SOP_CLASSES)
     transfer_syntaxes = frozenset(uids.TRANSFER_SYNTAXES)
 
-    def __init__(self, store: Store, *, accept_unknown: bool = False) -> None:
+    def __init__(
+        self, store: Store, *, accept_unknown: bool = False, indexing: Indexing | None = None
+    ) -> None:
         self._store = store
         self._accept_unknown = accept_unknown
+        self._indexing = indexing
 
     def accepts(self, abstract_syntax: str) -> bool:
         """Private SOP classes and new storage ones, but no other of the standard's."""
@@ -59,4 +74,8 @@ class Storage(ServiceClass):
     async def c_store(self, operation: Operation) -> int:
         """PS3.7 9.1.1, PS3.4 B.2.2: the answer is given when the object is as safe as the store promises."""
         await operation.commit()
+        if self._indexing is not None:
+            stored = cast(IndexedSink, operation.sink).stored
+            if stored is not None:
+                await self._indexing.add(stored)
         return status.SUCCESS

@@ -1,0 +1,135 @@
+"""A store with its index, and the threads that wait for their disk; each has its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.threads import deferToThread, deferToThreadPool
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.python.threadpool import ThreadPool
+
+from dicomtw.config import Server
+from dicomtw.errors import Cancelled, IndexFault
+from dicomtw.feed import Disk, InThread
+from dicomtw.indexing import IndexWriter, catch_up
+from dicomtw.storage.directory import DirectoryStore, Durability, OnDuplicate
+from dicomtw.storage.index.attributes import Attributes
+from dicomtw.storage.index.database import FILE_NAME, INDEX, Index
+from dicomtw.storage.index.rebuild import Rebuilt, rebuild
+from dicomtw.storage.stored import Stored
+
+#: Threads that wait for the disk. fdatasync runs in parallel; more than this gain nothing on one disk.
+_DISK_THREADS = 16
+#: Threads for queries, and for what is sent: they may take long, and are not to keep a C-STORE waiting.
+_QUERY_THREADS = 8
+
+
+class Archive:
+    """The store of a server at `root`, and what is known of what is in it."""
+
+    log = Logger()
+
+    def __init__(self, root: Path, server: Server, reactor: Any) -> None:
+        self.root = root
+        attributes = Attributes(server.index_attribute)
+        strict = server.durability == Durability.STRICT.value
+        self.store = DirectoryStore(
+            root, Durability(server.durability), OnDuplicate(server.on_duplicate), attributes.tags
+        )
+        self.index = Index(root / INDEX / FILE_NAME, attributes, synchronous=strict)
+        self.pools = [
+            ThreadPool(0, _DISK_THREADS, "dicomtw-disk"),
+            ThreadPool(0, _QUERY_THREADS, "dicomtw-query"),
+            ThreadPool(0, 1, "dicomtw-index"),
+        ]
+
+        def in_pool(pool: ThreadPool) -> InThread:
+            return lambda function: deferToThreadPool(reactor, pool, function)
+
+        self.disk = Disk(in_pool(self.pools[0]), in_pool(self.pools[1]))
+        self._indexing = IndexWriter(
+            self.index, in_pool(self.pools[2]), self.store, wait=strict, clock=reactor
+        )
+        self._is_complete = True
+        self._filled = ""  # how far
+        self._closing = False
+
+    def prepare(self) -> int:
+        """Make what is missing, and enter into the index what earlier runs did not come to.
+
+        Returns how many half received objects were removed. Blocks; raises `OSError` and `IndexFault`.
+        """
+        for pool in self.pools:
+            pool.start()
+        removed = self.store.prepare()
+        (self.root / INDEX).mkdir(mode=0o700, exist_ok=True)
+        self._is_complete = self.index.open()
+        entered = catch_up(self.store, self.index)
+        if entered:
+            self.log.info("entered {count} objects that the index did not have", count=entered)
+        return removed
+
+    def begin(self) -> None:
+        """Fill the index from the files if it is not complete; until then nobody is answered from it."""
+        if self._is_complete:
+            return
+        self.log.info("the index of {root} is made from the files", root=str(self.root))
+        self._filled = "it is being made from the files"
+        filling = self.disk.call_aside(lambda: rebuild(self.root, self.index, self._progress, self._passed))
+        filling.addCallbacks(self._is_filled, self._is_not_filled)
+
+    def _progress(self, done: int, total: int) -> None:
+        if self._closing:
+            raise Cancelled("the server stops")
+        self._filled = f"it is being made from the files, of which {done} of {total} are done"
+
+    def _passed(self, path: Path, why: str) -> None:
+        self.log.warn("{path} is not indexed: {why}", path=str(path), why=why)
+
+    def _is_filled(self, rebuilt: Rebuilt) -> None:
+        self._filled = ""
+        self.log.info(
+            "the index of {root} is complete: {read} objects read, {unreadable} passed over",
+            root=str(self.root),
+            read=rebuilt.read,
+            unreadable=rebuilt.unreadable,
+        )
+
+    def _is_not_filled(self, failure: Failure) -> None:
+        if failure.check(Cancelled):
+            return
+        self._filled = f"it could not be made from the files: {failure.getErrorMessage()}"
+        self.log.error("the index of {root}: {why}", root=str(self.root), why=self._filled)
+
+    # -- services.storage.Indexing, services.query.Settled
+
+    def add(self, stored: Stored) -> Deferred[None]:
+        """Enter an object, or see to it that it will be. Fails with `DimseError`."""
+        return self._indexing.add(stored)
+
+    def settled(self) -> Deferred[None]:
+        """Fires when the index has all that was stored before; fails with `IndexFault`."""
+        return fail(IndexFault(self._filled)) if self._filled else self._indexing.settled()
+
+    # -- the end
+
+    def close(self) -> Deferred[None]:
+        """Wait, not in the reactor thread, for what is being committed; then let others have the store."""
+        self._closing = True
+
+        def stop(_: object) -> Deferred[None]:
+            return deferToThread(self._stop_threads)
+
+        def let_go(_: object) -> None:
+            self.index.close()
+            self.store.close()
+
+        return self._indexing.close().addBoth(stop).addBoth(let_go)
+
+    def _stop_threads(self) -> None:
+        for pool in self.pools:
+            if pool.started:
+                pool.stop()
