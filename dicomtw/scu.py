@@ -270,10 +270,10 @@ class SCU:
         """Which side it is that does not have a context for this, and why."""
         about = uids.name_of(sop_class_uid)
         refused = [one.why for one in self.association.refused if one.abstract_syntax == sop_class_uid]
-        if refused:
-            why = f"the peer has refused it: {refused[0]}"
-        elif self.association.contexts(sop_class_uid):
+        if self.association.contexts(sop_class_uid):
             why = f"it is not accepted in {uids.name_of(transfer_syntax)}"
+        elif refused:
+            why = f"the peer has refused it: {refused[0]}"
         elif any(one.abstract_syntax == sop_class_uid for one in self.association.accepted.values()):
             why = "by the roles agreed on we are not its SCU"
         else:
