@@ -1,6 +1,7 @@
 """PS3.10 files. No Twisted in here, and nothing of associations or messages.
 
 `Store` and `DataSetSink` are all that a store is: `directory` keeps files, and others can stand in its place.
+An `IndexedSink` tells besides what an index is to know.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from dicomtw.storage.part10 import FileMeta
+from dicomtw.storage.stored import Stored
 
 
 class WouldBlock(Exception):
@@ -32,6 +34,14 @@ class DataSetSink(Protocol):
 
     def discard(self) -> None:
         """Leave no trace. Does nothing after `commit`; never raises."""
+
+
+class IndexedSink(DataSetSink, Protocol):
+    """The sink of a store that has an index."""
+
+    @property
+    def stored(self) -> Stored | None:
+        """After `commit`: the object, or the earlier one that is kept in its place; None for nothing new."""
 
 
 class Store(Protocol):

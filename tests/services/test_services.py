@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from dicomtw import uids
@@ -14,6 +15,7 @@ from dicomtw.dimse.messages import (
     C_STORE_RSP,
     MESSAGE_TYPES,
     N_GET_RQ,
+    Command,
 )
 from dicomtw.errors import DimseError
 from dicomtw.services import (
@@ -28,7 +30,8 @@ from dicomtw.services.storage import Storage
 from dicomtw.services.verification import Verification
 from dicomtw.storage import DataSetSink
 from dicomtw.storage.part10 import FileMeta
-from dicomtw.testing import MemoryServer, MemoryStore, MemoryStoreSink
+from dicomtw.storage.stored import Stored
+from dicomtw.testing import MemoryServer, MemoryStore, MemoryStoreSink, Peer, message
 from dicomtw.ul.items import RoleSelection, SOPClassExtendedNegotiation
 from dicomtw.ul.negotiation import Offer
 from dicomtw.ul.pdu import A_ASSOCIATE_AC
@@ -212,6 +215,34 @@ class VerificationTests(SynchronousTestCase):
             self.assertEqual(peer.request(1, request).status, expected, sop_class)
 
 
+STORED = Stored("1.2.10", "1.2.20", "1.2.3", IVR, 1, 1, {})
+
+
+class IndexedStore(MemoryStore):
+    """A store whose sinks tell this of what they have stored."""
+
+    def __init__(self, stored: Stored | None) -> None:
+        super().__init__()
+        self._stored = stored
+
+    def open(self, meta: FileMeta) -> MemoryStoreSink:
+        sink = super().open(meta)
+        sink.stored = self._stored  # type: ignore[attr-defined]
+        return sink
+
+
+class FakeIndexing:
+    """Whom a service tells what is stored; `told` is what it waits for."""
+
+    def __init__(self) -> None:
+        self.added: list[Stored] = []
+        self.told: Deferred[None] = Deferred()
+
+    def add(self, stored: Stored) -> Deferred[None]:
+        self.added.append(stored)
+        return self.told
+
+
 class StorageTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.store = MemoryStore()
@@ -262,6 +293,49 @@ class StorageTests(SynchronousTestCase):
             self.assertEqual(peer.request(context_id, request, b"data").message_type, C_STORE_RSP)
             meta = FileMeta(CT, "1.2.3", transfer_syntax, "SCU", "PMOD")
             self.assertEqual(self.store.objects["1.2.3"], (meta, b"data"))
+
+    def stored(self, store: MemoryStore, indexing: FakeIndexing) -> tuple[Peer, C_STORE_RQ]:
+        """A connection to a server with an index, and a request."""
+        peer = MemoryServer.of(Storage(store, indexing=indexing)).connect()
+        peer.associate({1: (CT, IVR)})
+        return peer, C_STORE_RQ(
+            affected_sop_class_uid=CT, affected_sop_instance_uid="1.2.3", message_id=1, priority=0
+        )
+
+    def test_index(self) -> None:
+        """With an index, an object is acknowledged when it is committed and the index told so."""
+        indexing = FakeIndexing()
+        store = IndexedStore(STORED)
+        peer, request = self.stored(store, indexing)
+        peer.send(*message(1, request, b"data"))
+        self.assertEqual(peer.received(), [])
+        self.assertEqual((indexing.added, list(store.objects)), ([STORED], ["1.2.3"]))
+        indexing.told.callback(None)
+        (response,) = peer.received()
+        assert isinstance(response, Command)
+        self.assertEqual(response.status, 0)
+
+    def test_index_fails(self) -> None:
+        """An index that cannot take the object is the answer; the object stays, and its note."""
+        indexing = FakeIndexing()
+        store = IndexedStore(STORED)
+        peer, request = self.stored(store, indexing)
+        peer.send(*message(1, request, b"data"))
+        indexing.told.errback(DimseError(status.OUT_OF_RESOURCES, "index: database is locked"))
+        (response,) = peer.received()
+        assert isinstance(response, Command)
+        self.assertEqual((response.status, response.error_comment), (0xA700, "index: database is locked"))
+        self.assertEqual((list(store.objects), store.discarded), (["1.2.3"], 0))
+
+    def test_nothing_for_the_index(self) -> None:
+        """Where there is nothing that the index should know, or the object is refused, it is not told."""
+        for store, expected in ((IndexedStore(None), 0), (IndexedStore(STORED), 0xA900)):
+            if expected:
+                store.commit_fault = DimseError(expected)
+            indexing = FakeIndexing()
+            peer, request = self.stored(store, indexing)
+            self.assertEqual(peer.request(1, request, b"data").status, expected)
+            self.assertEqual(indexing.added, [])
 
     def test_class_of_the_context(self) -> None:
         """PS3.4 B.2.3: a command about another SOP class than the context's is A900H, and no file begun."""

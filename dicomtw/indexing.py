@@ -1,0 +1,242 @@
+"""The way of objects into the index of their store: together, in a thread, and noted until they are in it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, Protocol
+
+import attrs
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from dicomtw.dimse import status
+from dicomtw.errors import DimseError, IndexFault
+from dicomtw.feed import InThread
+from dicomtw.storage.index.attributes import Attributes
+from dicomtw.storage.index.record import Record, record_of
+from dicomtw.storage.stored import Stored
+
+#: Objects that may wait for the index while nobody waits for them, and what of them may, in bytes.
+MAXIMUM_OBJECTS: Final = 10_000
+MAXIMUM_SIZE: Final = 64 << 20
+#: What fails is tried again after so long, in seconds, if not before.
+RETRY: Final = 5.0
+
+#: Entered in one transaction at the start.
+_BATCH: Final = 500
+
+
+class Index(Protocol):
+    """What objects are entered into: `storage.index.database.Index`."""
+
+    @property
+    def attributes(self) -> Attributes:
+        """What is kept of each."""
+
+    def put(self, records: Sequence[Record]) -> None:
+        """Enter objects in one transaction. Raises `IndexFault`."""
+
+
+class Notes(Protocol):
+    """The journal of a store: `storage.directory.DirectoryStore`."""
+
+    def unsettled(self) -> Iterator[Stored]:
+        """What earlier runs have stored and the index may not have."""
+
+    def settled(self, batch: Sequence[Stored]) -> Sequence[Stored]:
+        """The index has these; returns what has to be entered besides."""
+
+
+def catch_up(store: Notes, index: Index) -> int:
+    """Enter what earlier runs have stored and had not entered before they ended; how many objects.
+
+    Call it before anybody asks the index. May block; raises `IndexFault`.
+    """
+    count, unsettled = 0, store.unsettled()
+    while batch := list(itertools.islice(unsettled, _BATCH)):
+        count += len(batch)
+        _enter(index, store.settled, batch, [_record(index, stored) for stored in batch])
+    return count
+
+
+def _record(index: Index, stored: Stored) -> Record:
+    return record_of(
+        stored.found,
+        stored.transfer_syntax_uid,
+        study=stored.study,
+        series=stored.series,
+        sop_instance_uid=stored.sop_instance_uid,
+        mtime_ns=stored.mtime_ns,
+        attributes=index.attributes,
+    )
+
+
+def _enter(
+    index: Index,
+    settled: Callable[[Sequence[Stored]], Sequence[Stored]],
+    batch: Sequence[Stored],
+    records: Sequence[Record],
+) -> None:
+    index.put(records)
+    while batch := settled(batch):
+        index.put([_record(index, stored) for stored in batch])
+
+
+@attrs.define(eq=False)
+class _Entry:
+    """Something in the queue."""
+
+    #: To be entered; None for somebody who only waits for what stands before.
+    stored: Stored | None
+    #: Who waits for it; None if nobody does.
+    written: Deferred[None] | None
+    #: What it takes in memory while nobody waits for it, in bytes.
+    size: int = 0
+    #: Made once, in the thread.
+    record: Record | None = None
+
+
+class IndexWriter:
+    """Enters what is stored into the index: all that has come while one transaction went on, in the next.
+
+    `in_thread` should have a thread free for it. `wait`: an object is acknowledged only when the index has it
+    (strict); else it is noted in the journal of its store, and entered soon (relaxed).
+    """
+
+    log = Logger()
+
+    def __init__(
+        self, index: Index, in_thread: InThread, store: Notes, *, wait: bool, clock: IReactorTime
+    ) -> None:
+        self._index = index
+        self._in_thread = in_thread
+        self._store = store
+        self._wait = wait
+        self._clock = clock
+        self._queue: list[_Entry] = []
+        self._writing = False
+        self._closed = False
+        #: What nobody waits for, in the queue and on its way.
+        self._objects = 0
+        self._size = 0
+        self._fault: IndexFault | None = None
+        self._retry: IDelayedCall | None = None
+
+    def add(self, stored: Stored) -> Deferred[None]:
+        """Enter an object; fires when the index has it, or at once if it need not be waited for.
+
+        Fails with `DimseError`, A700H, if the index does: then the journal of the store still has the object.
+        """
+        waits = self._wait or self._objects >= MAXIMUM_OBJECTS or self._size >= MAXIMUM_SIZE
+        if waits:
+            return self._append(stored)
+        entry = _Entry(stored, None, stored.size)
+        self._objects += 1
+        self._size += entry.size
+        self._queue.append(entry)
+        self._write()
+        return succeed(None)
+
+    def settled(self) -> Deferred[None]:
+        """Fires when the index has all that was added before; fails with `IndexFault` if that fails."""
+        if not self._queue and not self._writing:
+            return succeed(None)
+        return self._append(None)
+
+    def close(self) -> Deferred[None]:
+        """Enter what waits, if the index takes it. What it does not take the next start finds noted."""
+        self._closed = True
+
+        def failed(failure: Failure) -> None:
+            failure.trap(IndexFault)
+            self.log.warn(
+                "{objects} objects are not in the index: the next start enters them", objects=self._objects
+            )
+
+        return self.settled().addErrback(failed)
+
+    def _append(self, stored: Stored | None) -> Deferred[None]:
+        written: Deferred[None] = Deferred()
+        self._queue.append(_Entry(stored, written))
+        self._write()
+        return written
+
+    def _write(self) -> None:
+        if self._writing or not self._queue:
+            return
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
+        batch, self._queue = self._queue, []
+        if all(entry.stored is None for entry in batch):
+            self._fire(batch)
+            return
+        self._writing = True
+        self._in_thread(lambda: self._put(batch)).addCallbacks(
+            self._written, self._failed, callbackArgs=(batch,), errbackArgs=(batch,)
+        )
+
+    def _put(self, batch: list[_Entry]) -> None:
+        """What happens in the thread."""
+        stored, records = [], []
+        for entry in batch:
+            if entry.stored is None:
+                continue
+            if entry.record is None:
+                entry.record = _record(self._index, entry.stored)
+            stored.append(entry.stored)
+            records.append(entry.record)
+        _enter(self._index, self._store.settled, stored, records)
+
+    def _written(self, _: None, batch: list[_Entry]) -> None:
+        self._writing = False
+        if self._fault is not None:
+            self._fault = None
+            self.log.info("the index works again")
+        self._forget(batch)
+        self._fire(batch)
+        self._write()
+
+    def _fire(self, batch: list[_Entry]) -> None:
+        for entry in batch:
+            if entry.written is not None:
+                entry.written.callback(None)
+
+    def _failed(self, failure: Failure, batch: list[_Entry]) -> None:
+        self._writing = False
+        kept: list[_Entry] = []
+        if isinstance(failure.value, IndexFault):
+            fault = failure.value
+            if self._fault is None:
+                self.log.error("the index fails: {fault}; what is stored is noted", fault=str(fault))
+            self._fault = fault
+            kept = [entry for entry in batch if entry.written is None]
+            self._queue[:0] = kept
+        else:
+            # It would fail again, and keep out whatever comes after it; the next start tries it once more.
+            self.log.failure("bug in the index", failure)
+            fault = IndexFault("internal error")
+            self._forget(batch)
+        where, _, what = str(fault).partition(": ")  # where its file is, is nothing for peers
+        refusal = DimseError(status.OUT_OF_RESOURCES, f"index: {what or where}")
+        for entry in batch:
+            if entry.written is not None:
+                entry.written.errback(fault if entry.stored is None else refusal)
+        if len(self._queue) > len(kept):
+            self._write()
+        elif self._queue and self._retry is None and not self._writing and not self._closed:
+            self._retry = self._clock.callLater(RETRY, self._try_again)
+
+    def _try_again(self) -> None:
+        self._retry = None
+        self._write()
+
+    def _forget(self, batch: list[_Entry]) -> None:
+        """Nothing of these is in memory any more."""
+        for entry in batch:
+            if entry.written is None:
+                self._objects -= 1
+                self._size -= entry.size
