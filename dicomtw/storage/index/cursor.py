@@ -87,9 +87,8 @@ class Cursor:
         self._interrupted = True
 
     def close(self) -> None:
-        """Forget the results."""
-        self._ids = array("q")
-        self._rows.clear()
+        """Nobody takes any more: a `fetch` that still runs in another thread is interrupted."""
+        self._interrupted = True
 
     # -- with a connection
 

@@ -47,7 +47,7 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 class Instance:
     """An object that is stored."""
 
-    #: In the database; another one after the object was replaced.
+    #: In the database. It stays when the object is replaced, and no other one gets it after the object.
     id: int
     #: The path of its file below the store's root: study, series, file name.
     parts: tuple[str, str, str]

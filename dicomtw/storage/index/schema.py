@@ -65,8 +65,8 @@ _INDEXES: Final = (
     (Level.STUDY, False, ('"AccessionNumber"',)),
     (Level.SERIES, True, ("study_id", "directory")),
     (Level.SERIES, False, ('"SeriesInstanceUID"',)),
-    # Whether a study has a modality, and which studies do.
-    (Level.SERIES, False, ('"Modality"', "study_id")),
+    # Not by modality alone, which tells little: SQLite would prefer it to the study.
+    (Level.SERIES, False, ("study_id", '"Modality"')),
     (Level.IMAGE, True, ('"SOPInstanceUID"',)),
     (Level.IMAGE, False, ("series_id", '"SOPClassUID"')),
 )

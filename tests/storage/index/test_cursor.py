@@ -124,12 +124,29 @@ class CursorTests(SynchronousTestCase):
         self.assertEqual(len(results(self.index, query("IMAGE", SOPInstanceUID="1.1"))), 1)
 
     def test_closed(self) -> None:
-        """A closed cursor has no more results."""
+        """A closed cursor is an interrupted one."""
         self.fill(CHUNK)
         cursor = self.find()
         cursor.fetch(1)
         cursor.close()
-        self.assertEqual(cursor.fetch(1), [])
+        cursor.close()
+        self.assertRaises(Cancelled, cursor.fetch, 1)
+
+    def test_fault(self) -> None:
+        """A statement that fails is a fault, whoever is interrupted or not."""
+        self.fill(1)
+        cursor = self.find()
+        with self.index._writing():
+            assert self.index._connection is not None
+            self.index._connection.execute("DROP TABLE instance")
+        error = self.assertRaises(IndexFault, cursor.fetch, 1)
+        self.assertIn("no such table: instance", str(error))
+
+    def test_all_tested_away(self) -> None:
+        """Nothing is left where SQL finds something and the test nothing."""
+        self.index.put([record("1.1", ImageType="AB\\C")])
+        self.assertEqual(self.find(ImageType="A").fetch(1), [])
+        self.assertEqual(len(self.index.instances(query("IMAGE", ImageType="A"))), 0)
 
     def test_index_closed(self) -> None:
         """A query of an index that has been closed fails as one of an index that cannot be read."""

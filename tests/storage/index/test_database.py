@@ -137,6 +137,34 @@ class OpenTests(Opening):
         index.close()
         self.assertTrue(index.open())
 
+    def test_in_use(self) -> None:
+        """A database that another process writes all the time cannot be opened, and is left as it is."""
+        self.filled()
+        self.patch(database, "BUSY", 0.01)
+        other = sqlite3.connect(self.path, isolation_level=None)
+        self.addCleanup(other.close)
+        other.execute("BEGIN EXCLUSIVE")
+        error = self.assertRaises(IndexFault, self.index().open)
+        self.assertEqual(str(error), f"{self.path}: database is locked")
+        other.execute("ROLLBACK")
+        self.assertTrue(self.index().open())
+
+    def test_no_log(self) -> None:
+        """Where no write-ahead log can be kept there is no index."""
+
+        class WithoutLog(sqlite3.Connection):
+            def execute(self, statement: str, *arguments: object) -> sqlite3.Cursor:  # type: ignore[override]
+                return super().execute(statement.replace("= WAL", "= DELETE"), *arguments)  # type: ignore[arg-type]
+
+        index = self.index()
+
+        def connect(cache: int) -> sqlite3.Connection:
+            return sqlite3.connect(self.path, isolation_level=None, factory=WithoutLog)
+
+        self.patch(index, "_connect", connect)
+        error = self.assertRaises(IndexFault, index.open)
+        self.assertEqual(str(error), f"{self.path}: no write-ahead log can be kept there")
+
     def test_no_directory(self) -> None:
         """Where there can be no index, opening one is a fault in one line."""
         self.store.write_bytes(b"")
@@ -315,6 +343,15 @@ class UseTests(Opening):
         self.assertEqual(index.delete([]), 0)
         self.assertEqual(index.delete(["1.1"]), 0)
         self.assertEqual(index.counts(), (0, 0, 0, 0))
+
+    def test_closed_while_reading(self) -> None:
+        """Who reads while the index is closed reads to the end."""
+        index = self.opened()
+        index.put([record("1.1")])
+        with index.reading() as connection:
+            index.close()
+            self.assertEqual(connection.execute("SELECT count(*) FROM instance").fetchone(), (1,))
+        self.assertRaises(sqlite3.ProgrammingError, connection.execute, "SELECT 1")
 
     def test_forgets(self) -> None:
         """More series than are remembered are kept all the same."""

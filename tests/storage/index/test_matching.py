@@ -139,6 +139,12 @@ class SingleValueTests(Matching):
         self.assertIn("wild cards", self.refused("PN", "x" * 257 + "*"))
         self.yes("LO", "x" * 257, "x" * 257)
 
+    def test_deep_conditions(self) -> None:
+        """The longest list of the most complicated patterns is no statement that SQLite does not take."""
+        self.yes("PN", "\\".join(f"a{number}*^*" for number in range(256)), "A255^b")
+        self.yes("CS", "\\".join(f"A{number}" for number in range(256)), "B\\A255", "1-n")
+        self.no("CS", "\\".join(["A?", *(f"A{number}" for number in range(255))]), "B", "1-n")
+
     def test_rubbish(self) -> None:
         """Halves of UTF-16 characters and NUL in a key do no harm."""
         self.no("LO", "\ud800", "x")

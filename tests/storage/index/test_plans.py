@@ -78,11 +78,18 @@ class PlanTests(SynchronousTestCase):
     def test_modality(self) -> None:
         """Which studies have a modality is asked of an index, and so is which SOP classes."""
         plan = self.plan(query("STUDY", ModalitiesInStudy="CT"))
-        self.assertIn("USING COVERING INDEX", plan)
+        self.assertRegex(plan, r"SEARCH e USING COVERING INDEX \w+ \(study_id=\? AND Modality=\?\)")
         self.assertNotIn("SCAN e", plan)
         plan = self.plan(query("STUDY", StudyDate="20240101", SOPClassesInStudy="1.2"))
         self.assertIn("SEARCH i USING COVERING INDEX", plan)
         self.assertNotIn("SCAN", plan)
+
+    def test_study_first(self) -> None:
+        """Series of a modality are looked for in the studies that other keys leave."""
+        step = "(study_id=? AND Modality=?)"
+        self.check("SERIES", "(StudyInstanceUID=?)", step, StudyInstanceUID="1.2", Modality="CT")
+        self.check("SERIES", "StudyDate_key", step, StudyDate="20240101-20240102", Modality="CT")
+        self.check("SERIES", "(PatientID=?)", "(patient_id=?)", step, PatientID="P", Modality="CT")
 
     def test_rows(self) -> None:
         """What is returned is found by id, and what is computed with it by indexes."""

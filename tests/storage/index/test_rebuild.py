@@ -166,6 +166,24 @@ class RebuildTests(Rebuilding):
         self.assertEqual(self.reported, {"1.2.10": "Permission denied"})
         self.assertEqual(self.uids(), ["1.1", "1.2"])
 
+    def test_unlisted_series(self) -> None:
+        """So is one of a series, and what cannot be looked at is not gone."""
+        self.store("1.1")
+        self.rebuild()
+
+        def listdir(path: Path) -> list[str]:
+            if path.name == "1.2.20":
+                raise OSError(5, "Input/output error")
+            return os.listdir(path)
+
+        def mtime_ns(files: object, study: str, series: str, sop_instance_uid: str) -> int | None:
+            raise OSError(5, "Input/output error")
+
+        self.patch(rebuild_module, "listdir", listdir)
+        self.patch(rebuild_module.Files, "mtime_ns", mtime_ns)
+        self.assertEqual(rebuild(self.root, self.index, lambda done, total: None), Rebuilt(0, 0, 1, 0))
+        self.assertEqual(self.uids(), ["1.1"])
+
     def test_gone(self) -> None:
         """What is no longer there is removed, and with it what only it said."""
         self.store("1.1", mtime=1, description="first")

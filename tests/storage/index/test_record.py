@@ -163,6 +163,7 @@ class TextTests(SynchronousTestCase):
         for number in (16777217 / 3, 3.4028234663852886e38, float("inf"), 1.00000012):
             text = text_of(pack("<f", number), "FL", ())
             self.assertEqual(pack("<f", float(text)), pack("<f", number))
+        self.assertEqual(text_of(pack("<f", 16777217 / 3), "FL", ()), "5592405.5")
         self.assertEqual(text_of(pack("<d", 0.1), "FD", ()), "0.1")
         self.assertEqual(text_of(pack("<2H", 0x0018, 0x1063), "AT", ()), "00181063")
         self.assertEqual(text_of(b"123", "US", ()), "")
@@ -262,6 +263,18 @@ class SequenceTests(SynchronousTestCase):
         ):
             self.assertEqual(record({REQUEST_ATTRIBUTES: value}).values, {})
         self.assertLess(MAXIMUM_SEQUENCE, 120_000)
+
+    def test_unknown_vr(self) -> None:
+        """What came as UN is what the dictionary says; what it does not know is left out."""
+        item = element(0x00400007, "UN", b"Step") + element(0x00091001, "UN", b"abcd")
+        made = record({REQUEST_ATTRIBUTES: items(EXPLICIT, item)})
+        self.assertEqual(items_of(made.values["RequestAttributesSequence"]), ({0x00400007: "Step"},))
+
+    def test_nested_without_text(self) -> None:
+        """A sequence in an item that has no text in it is left out."""
+        nested = element(0x00400008, "SQ", items(EXPLICIT, b"")) + element(0x00400009, "SH", b"S1")
+        made = record({REQUEST_ATTRIBUTES: items(EXPLICIT, nested)})
+        self.assertEqual(items_of(made.values["RequestAttributesSequence"]), ({0x00400009: "S1"},))
 
     def test_none(self) -> None:
         """No text is no items."""

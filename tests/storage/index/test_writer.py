@@ -276,6 +276,20 @@ class WriterTests(SynchronousTestCase):
         self.assertEqual(self.rows.delete("1", "2", "3", only_gone=True), 1)
         self.assertEqual(self.rows.column("instance", "SOPInstanceUID"), ["2"])
 
+    def test_who_knows(self) -> None:
+        """What cannot be looked at is not gone, and does not replace what is there."""
+        self.rows.store(record("1", mtime=5, ImageComments="old"))
+
+        def mtime_ns(study: str, series: str, sop_instance_uid: str) -> int | None:
+            raise PermissionError(13, "Permission denied")
+
+        self.patch(self.rows.files, "mtime_ns", mtime_ns)
+        self.assertEqual(self.rows.delete("1", only_gone=True), 0)
+        self.rows.put(record("1", mtime=4, ImageComments="earlier"))
+        self.assertEqual(self.rows.column("instance", "ImageComments"), ["old"])
+        self.rows.put(record("1", mtime=6, ImageComments="later"))
+        self.assertEqual(self.rows.column("instance", "ImageComments"), ["later"])
+
     def test_stale(self) -> None:
         """A version that was read before its file was replaced does not replace what came meanwhile."""
         self.rows.store(record("1", mtime=5, ImageComments="new"))
