@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from dicomtw.indexing import IndexWriter, catch_up
 from dicomtw.storage.directory import DirectoryStore, Durability, OnDuplicate
 from dicomtw.storage.index.attributes import Attributes
 from dicomtw.storage.index.database import FILE_NAME, INDEX, Index
-from dicomtw.storage.index.rebuild import Rebuilt, rebuild
+from dicomtw.storage.index.rebuild import Rebuilt, is_study, rebuild
 from dicomtw.storage.stored import Stored
 
 #: Threads that wait for the disk. fdatasync runs in parallel; more than this gain nothing on one disk.
@@ -67,6 +68,9 @@ class Archive:
         removed = self.store.prepare()
         (self.root / INDEX).mkdir(mode=0o700, exist_ok=True)
         self._is_complete = self.index.open()
+        if not self._is_complete and not any(is_study(name) for name in os.listdir(self.root)):
+            self.index.set_complete()
+            self._is_complete = True
         entered = catch_up(self.store, self.index)
         if entered:
             self.log.info("entered {count} objects that the index did not have", count=entered)

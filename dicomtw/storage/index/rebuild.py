@@ -111,7 +111,7 @@ class _Rebuilding:
 
 def _series(root: Path, pass_over: Callable[[Path, OSError], None]) -> Iterator[tuple[str, str, list[str]]]:
     """Names of study and series directories, and of the files in them that can be objects."""
-    for study in sorted(filter(_is_study, listdir(root))):  # a store that is not there is no empty one
+    for study in sorted(filter(is_study, listdir(root))):  # a store that is not there is no empty one
         try:
             for series in _names(root / study, _is_series):
                 try:
@@ -130,7 +130,8 @@ def _names(parent: Path, is_ours: Callable[[str], bool]) -> list[str]:
         return []
 
 
-def _is_study(name: str) -> bool:
+def is_study(name: str) -> bool:
+    """Whether a name in a store can be that of a study's directory."""
     return name == UNKNOWN_STUDY or uids.is_valid_uid(name)
 
 
