@@ -1,12 +1,15 @@
-"""``kill -9`` in the middle of ingest: what was acknowledged is there, whole, after the restart."""
+"""``kill -9`` in the midst of ingest: what was acknowledged is there whole, and indexed, after the start."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import random
+import sqlite3
 import threading
 from collections import defaultdict
+from contextlib import closing
+from pathlib import Path
 
 from dicomtw.errors import ProtocolError
 from tests.interop.cases import CasesTestCase
@@ -58,11 +61,38 @@ class Ledger:
             self.faults.append(repr(fault))
 
 
+def indexed(store: Path) -> dict[str, Path] | None:
+    """What the index of a store has: the files of objects by SOP Instance UID. None if there is no index."""
+    path = store / ".index" / "index.sqlite3"
+    if not path.exists():
+        return None
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+        rows = connection.execute(
+            'SELECT study.directory, series.directory, instance."SOPInstanceUID" FROM instance '
+            "JOIN series ON series.id = instance.series_id JOIN study ON study.id = series.study_id"
+        ).fetchall()
+    return {uid: store / study / series / f"{uid}.dcm" for study, series, uid in rows}
+
+
+def modification_times(store: Path) -> dict[str, int]:
+    """Those that the index of a store has, in nanoseconds."""
+    path = store / ".index" / "index.sqlite3"
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+        return dict(connection.execute('SELECT "SOPInstanceUID", mtime_ns FROM instance'))
+
+
 class CrashTests(CasesTestCase):
     def test_kill(self) -> None:
-        """Each acknowledged object is there whole, none is there in part, nothing half-received is left."""
+        """Each acknowledged object is there whole and indexed; nothing is half there, nothing half-received."""
+        self._test_kill("strict")
+
+    def test_kill_relaxed(self) -> None:
+        """So it is where nothing is forced to stable storage, and the index is not waited for."""
+        self._test_kill("relaxed")
+
+    def _test_kill(self, durability: str) -> None:
         ledger = Ledger()
-        server = Twistd(self)
+        server = Twistd(self, f"--durability={durability}")
         for number in range(1, KILLS + 1):
             enough = ledger.count + random.Random(number).randint(FEWEST, MOST)
             senders = [
@@ -104,4 +134,9 @@ class CrashTests(CasesTestCase):
             present[uid].add(digest)
         lost = [uid for uid, digests in ledger.acknowledged.items() if not set(digests) <= present[uid]]
         self.assertEqual(lost, [], "acknowledged and not there")
+        rows = indexed(server.store)
+        if rows is not None:
+            self.assertEqual(rows, server.objects, "index and files disagree")
+            times = {uid: path.stat().st_mtime_ns for uid, path in server.objects.items()}
+            self.assertEqual(modification_times(server.store), times, "the index has other versions")
         self.assertEqual(set(objects_in(server.store)) - set(ledger.sent), set())
