@@ -143,15 +143,9 @@ class Matching:
         return Condition(f"{column('')} IS NOT NULL", is_exact=False)
 
 
-def is_universal(key: KeyValue) -> bool:
-    """Universal Matching (PS3.4 C.2.2.2.3): the key says nothing of the value.
-
-    So do asterisks alone, and a sequence without keys in its item.
-    """
-    if isinstance(key, str):
-        text = key.strip("\0 ")
-        return not text.strip("*")
-    return all(all(is_universal(value) for value in item.values()) for item in key)
+def _is_universal(text: str) -> bool:
+    """Universal Matching (PS3.4 C.2.2.2.3): nothing is said of the value, nor by asterisks alone."""
+    return not text.strip(" *")
 
 
 def matching_of(attribute: Attribute, key: KeyValue, depth: int = 0) -> Matching | None:
@@ -177,7 +171,7 @@ def matching_of(attribute: Attribute, key: KeyValue, depth: int = 0) -> Matching
 
 
 def _text_matching(attribute: Attribute, key: str) -> Matching | None:
-    if is_universal(key):
+    if _is_universal(key):
         return None
     vr = attribute.vr
     if len(key) > (MAXIMUM_TEXT if vr != "UI" else 65 * MAXIMUM_UIDS):
@@ -193,7 +187,7 @@ def _text_matching(attribute: Attribute, key: str) -> Matching | None:
         text = part.rstrip() if vr in _ONE_VALUE else part.strip()
         if not text:
             continue
-        if is_universal(text):
+        if _is_universal(text):
             return None  # one value of the list matches everything
         alternative = _alternative(attribute, text)
         if alternative is None:

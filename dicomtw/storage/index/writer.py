@@ -18,44 +18,13 @@ from typing import Final
 import attrs
 
 from dicomtw.storage.index.attributes import Level
+from dicomtw.storage.index.containers import NOTHING, Containers, Patient, Rank, Series, Study, rank_of
 from dicomtw.storage.index.files import UNREADABLE, Files
 from dicomtw.storage.index.record import Record
-from dicomtw.storage.index.schema import TABLES, Row, Schema
+from dicomtw.storage.index.schema import Row, Schema
 
-#: Series that are remembered with their study and patient, so that not every object looks them up.
-MAXIMUM_SERIES: Final = 2000
-_CHUNK = 500
-
-#: What decides which object is the latest: modification time in nanoseconds, SOP Instance UID.
-Rank = tuple[int, str]
-_NOTHING: Rank = (-1, "")
-
-
-@attrs.define(eq=False)
-class _Patient:
-    id: int
-    identity: str
-    latest: Rank
-    #: Hash of its attributes, so that they are not written again as they are.
-    values: int
-
-
-@attrs.define(eq=False)
-class _Study:
-    id: int
-    directory: str
-    patient: _Patient
-    latest: Rank
-    values: int
-
-
-@attrs.define(eq=False)
-class _Series:
-    id: int
-    directory: str
-    study: _Study
-    latest: Rank
-    values: int
+#: Objects looked up at a time.
+_CHUNK: Final = 500
 
 
 @attrs.frozen
@@ -76,28 +45,15 @@ class Writer:
         self._connection = connection
         self._schema = schema
         self._files = files
-        self._version = -1
-        self._ids: dict[Level, int] = {}
-        self.forget()
-
-    def forget(self) -> None:
-        """Forget what is remembered of rows."""
-        self._series: dict[tuple[str, str], _Series] = {}
-        self._studies: dict[str, _Study] = {}
-        self._patients: dict[str, _Patient] = {}
+        self._containers = Containers(connection, schema)
 
     def begin(self) -> None:
-        """To be called when a transaction has begun: others may have changed the rows meanwhile."""
-        (version,) = self._connection.execute("PRAGMA data_version").fetchone()
-        if version != self._version:
-            self._version = version
-            self.forget()
-            for level, table in TABLES.items():
-                (highest,) = self._connection.execute(f"SELECT max(id) FROM {table}").fetchone()
-                # No id comes twice: somebody may still be about to ask for the one that is gone.
-                self._ids[level] = max(self._ids.get(level, 0), highest or 0)
-        elif len(self._series) > MAXIMUM_SERIES:
-            self.forget()
+        """To be called when a transaction has begun."""
+        self._containers.begin()
+
+    def forget(self) -> None:
+        """Forget what is remembered of rows: the transaction is rolled back."""
+        self._containers.forget()
 
     # -- what is done
 
@@ -129,15 +85,15 @@ class Writer:
         ids = {stored.sop_instance_uid: stored.id for stored in replaced}
         inserted, updated = [], []
         for group in members.values():
-            best = max(group, key=_rank)
-            series = self._series_for(best)
+            best = max(group, key=rank_of)
+            series = self._containers.series_for(best)
             change.best[series] = best
             for record in group:
                 row = (series.id, record.mtime_ns, *self._instance_row(record))
                 if record.sop_instance_uid in ids:
                     updated.append((*row, ids[record.sop_instance_uid]))
                 else:
-                    inserted.append((self._next_id(Level.IMAGE), *row))
+                    inserted.append((self._containers.next_id(Level.IMAGE), *row))
         self._connection.executemany(self._schema.insert[Level.IMAGE], inserted)
         if updated:
             self._connection.executemany(self._schema.update[Level.IMAGE], updated)
@@ -204,15 +160,11 @@ class Writer:
             },
         )
 
-    def _next_id(self, level: Level) -> int:
-        self._ids[level] += 1
-        return self._ids[level]
-
     def _leave(self, stored: _Stored, change: _Change) -> None:
         """Note what loses its latest object when this one goes, or becomes another."""
-        series = self._load_series(stored.study, stored.series)
+        series = self._containers.load_series(stored.study, stored.series)
         assert series is not None
-        rank = _rank(stored)
+        rank = (stored.mtime_ns, stored.sop_instance_uid)
         for container in (series, series.study, series.study.patient):
             if container.latest == rank:
                 change.lost.add(container)
@@ -221,107 +173,64 @@ class Writer:
 
     def _settle(self, change: _Change) -> None:
         """Give series, studies and patients the attributes of their latest objects; remove the empty ones."""
-        best_of_studies: dict[_Study, Record] = {}
-        studies = {series.study for series in change.lost if isinstance(series, _Series)}
+        best_of_studies: dict[Study, Record] = {}
+        studies = {series.study for series in change.lost if isinstance(series, Series)}
         for series, best in change.best.items():
             study = series.study
-            if study not in best_of_studies or _rank(best) > _rank(best_of_studies[study]):
+            if study not in best_of_studies or rank_of(best) > rank_of(best_of_studies[study]):
                 best_of_studies[study] = best
-            if _rank(best) >= series.latest:
+            if rank_of(best) >= series.latest:
                 change.lost.discard(series)
-                self._write_series(series, _rank(best), best)
-        for series in [each for each in change.lost if isinstance(each, _Series)]:
+                self._containers.write_series(series, rank_of(best), best)
+        for series in [each for each in change.lost if isinstance(each, Series)]:
             self._recover_series(series, change)
-        best_of_patients: dict[_Patient, Record] = {}
+        best_of_patients: dict[Patient, Record] = {}
         for study in studies | set(best_of_studies):
             best_of_study = best_of_studies.get(study)
-            if best_of_study is None or _rank(best_of_study) < study.latest:
+            if best_of_study is None or rank_of(best_of_study) < study.latest:
                 best_of_study = self._recover_study(study, change) if study in change.lost else None
             else:
-                self._write_study(study, _rank(best_of_study), best_of_study, change)
+                self._write_study(study, rank_of(best_of_study), best_of_study, change)
             if best_of_study is not None:
                 other = best_of_patients.get(study.patient)
-                if other is None or _rank(best_of_study) > _rank(other):
+                if other is None or rank_of(best_of_study) > rank_of(other):
                     best_of_patients[study.patient] = best_of_study
-        patients = {each for each in change.lost if isinstance(each, _Patient)}
+        patients = {each for each in change.lost if isinstance(each, Patient)}
         for patient in patients | set(best_of_patients):
             best_of_patient = best_of_patients.get(patient)
-            if best_of_patient is not None and _rank(best_of_patient) >= patient.latest:
-                self._write_patient(patient, _rank(best_of_patient), best_of_patient)
+            if best_of_patient is not None and rank_of(best_of_patient) >= patient.latest:
+                self._containers.write_patient(patient, rank_of(best_of_patient), best_of_patient)
             elif patient in patients:
                 self._recover_patient(patient, change)
 
-    def _write_series(self, series: _Series, rank: Rank, record: Record | None) -> None:
-        values = None if record is None else self._schema.values(Level.SERIES, record.values)
-        if record is not None and hash(values) != series.values:
-            row = self._schema.row(Level.SERIES, record.values)
-            self._connection.execute(
-                self._schema.update[Level.SERIES],
-                (series.study.id, series.directory, *rank, *row, series.id),
-            )
-            series.values = hash(values)
-        elif rank != series.latest:
-            self._connection.execute(
-                "UPDATE series SET latest_mtime_ns = ?, latest_uid = ? WHERE id = ?", (*rank, series.id)
-            )
-        series.latest = rank
+    def _write_study(self, study: Study, rank: Rank, record: Record | None, change: _Change) -> None:
+        left = self._containers.write_study(study, rank, record)
+        if left is not None:
+            change.lost.add(left)
 
-    def _write_study(self, study: _Study, rank: Rank, record: Record | None, change: _Change) -> None:
-        study.latest = rank
-        if record is None:
-            return
-        values = hash(self._schema.values(Level.STUDY, record.values))
-        if study.patient.identity != identity_of(record):
-            change.lost.add(study.patient)
-            study.patient = self._patient_for(record)
-        elif values == study.values:
-            return
-        row = self._schema.row(Level.STUDY, record.values)
-        self._connection.execute(
-            self._schema.update[Level.STUDY], (study.patient.id, study.directory, *row, study.id)
-        )
-        study.values = values
-
-    def _write_patient(self, patient: _Patient, rank: Rank, record: Record | None) -> None:
-        patient.latest = rank
-        if record is None:
-            return
-        values = hash(self._schema.values(Level.PATIENT, record.values))
-        if values != patient.values:
-            row = self._schema.row(Level.PATIENT, record.values)
-            self._connection.execute(self._schema.update[Level.PATIENT], (patient.identity, *row, patient.id))
-            patient.values = values
-
-    def _recover_series(self, series: _Series, change: _Change) -> None:
-        rank = self._latest(
-            'SELECT mtime_ns, "SOPInstanceUID" FROM instance WHERE series_id = ? '
-            'ORDER BY mtime_ns DESC, "SOPInstanceUID" DESC LIMIT 1',
-            series.id,
-        )
-        if rank == _NOTHING:
-            self._connection.execute("DELETE FROM series WHERE id = ?", (series.id,))
-            del self._series[series.study.directory, series.directory]
+    def _recover_series(self, series: Series, change: _Change) -> None:
+        rank = self._containers.latest_of_series(series.id)
+        if rank == NOTHING:
+            self._containers.remove(series)
         else:
-            self._write_series(series, rank, self._record(rank, change.chosen))
+            self._containers.write_series(series, rank, self._record(rank, change.chosen))
 
-    def _recover_study(self, study: _Study, change: _Change) -> Record | None:
-        rank = self._latest_of_study(study.id)
-        if rank == _NOTHING:
-            self._connection.execute("DELETE FROM study WHERE id = ?", (study.id,))
-            del self._studies[study.directory]
+    def _recover_study(self, study: Study, change: _Change) -> Record | None:
+        rank = self._containers.latest_of_study(study.id)
+        if rank == NOTHING:
+            self._containers.remove(study)
             change.lost.add(study.patient)
             return None
         record = self._record(rank, change.chosen)
         self._write_study(study, rank, record, change)
         return record
 
-    def _recover_patient(self, patient: _Patient, change: _Change) -> None:
-        rank = self._latest_of_patient(patient.id)
-        if rank == _NOTHING:
-            self._connection.execute("DELETE FROM patient WHERE id = ?", (patient.id,))
-            del self._patients[patient.identity]
+    def _recover_patient(self, patient: Patient, change: _Change) -> None:
+        rank = self._containers.latest_of_patient(patient.id)
+        if rank == NOTHING:
+            self._containers.remove(patient)
         else:
-            self._write_patient(patient, rank, self._record(rank, change.chosen))
+            self._containers.write_patient(patient, rank, self._record(rank, change.chosen))
 
     def _record(self, rank: Rank, chosen: Mapping[str, Record]) -> Record | None:
         """The record of an object that has a row; None if its file cannot be read."""
@@ -334,112 +243,6 @@ class Writer:
         except UNREADABLE:
             return None
 
-    def _latest(self, statement: str, container: int) -> Rank:
-        row = self._connection.execute(statement, (container,)).fetchone()
-        return _NOTHING if row is None else (row[0], row[1])
-
-    def _latest_of_study(self, study: int) -> Rank:
-        return self._latest(
-            "SELECT latest_mtime_ns, latest_uid FROM series WHERE study_id = ? "
-            "ORDER BY latest_mtime_ns DESC, latest_uid DESC LIMIT 1",
-            study,
-        )
-
-    def _latest_of_patient(self, patient: int) -> Rank:
-        return self._latest(
-            "SELECT series.latest_mtime_ns, series.latest_uid FROM study "
-            "JOIN series ON series.study_id = study.id WHERE study.patient_id = ? "
-            "ORDER BY series.latest_mtime_ns DESC, series.latest_uid DESC LIMIT 1",
-            patient,
-        )
-
-    # -- found, or made
-
-    def _series_for(self, record: Record) -> _Series:
-        series = self._load_series(record.study, record.series)
-        if series is None:
-            study = self._study_for(record)
-            rank, values = _rank(record), self._schema.values(Level.SERIES, record.values)
-            series = _Series(self._next_id(Level.SERIES), record.series, study, rank, hash(values))
-            self._insert(Level.SERIES, (series.id, study.id, series.directory, *rank), record)
-            self._series[record.study, record.series] = series
-        return series
-
-    def _study_for(self, record: Record) -> _Study:
-        study = self._load_study(record.study)
-        if study is None:
-            patient = self._patient_for(record)
-            rank, values = _rank(record), self._schema.values(Level.STUDY, record.values)
-            study = _Study(self._next_id(Level.STUDY), record.study, patient, rank, hash(values))
-            self._insert(Level.STUDY, (study.id, patient.id, study.directory), record)
-            self._studies[record.study] = study
-        return study
-
-    def _patient_for(self, record: Record) -> _Patient:
-        identity = identity_of(record)
-        patient = self._load_patient(identity)
-        if patient is None:
-            rank, values = _rank(record), self._schema.values(Level.PATIENT, record.values)
-            patient = _Patient(self._next_id(Level.PATIENT), identity, rank, hash(values))
-            self._insert(Level.PATIENT, (patient.id, identity), record)
-            self._patients[identity] = patient
-        return patient
-
-    def _insert(self, level: Level, fixed: tuple[int | str, ...], record: Record) -> None:
-        row = self._schema.row(level, record.values)
-        self._connection.execute(self._schema.insert[level], (*fixed, *row))
-
-    def _load_series(self, study: str, series: str) -> _Series | None:
-        known = self._series.get((study, series))
-        if known is not None:
-            return known
-        parent = self._load_study(study)
-        if parent is None:
-            return None
-        columns = ", ".join(self._schema.columns[Level.SERIES])
-        row = self._connection.execute(
-            f"SELECT id, latest_mtime_ns, latest_uid, {columns} FROM series "
-            "WHERE study_id = ? AND directory = ?",
-            (parent.id, series),
-        ).fetchone()
-        if row is None:
-            return None
-        known = _Series(row[0], series, parent, (row[1], row[2]), hash(row[3:]))
-        self._series[study, series] = known
-        return known
-
-    def _load_study(self, directory: str) -> _Study | None:
-        known = self._studies.get(directory)
-        if known is not None:
-            return known
-        columns = ", ".join(f"study.{column}" for column in self._schema.columns[Level.STUDY])
-        row = self._connection.execute(
-            f"SELECT study.id, patient.identity, {columns} FROM study "
-            "JOIN patient ON patient.id = study.patient_id WHERE study.directory = ?",
-            (directory,),
-        ).fetchone()
-        if row is None:
-            return None
-        patient = self._load_patient(row[1])
-        assert patient is not None
-        known = _Study(row[0], directory, patient, self._latest_of_study(row[0]), hash(row[2:]))
-        self._studies[directory] = known
-        return known
-
-    def _load_patient(self, identity: str) -> _Patient | None:
-        known = self._patients.get(identity)
-        if known is not None:
-            return known
-        columns = ", ".join(self._schema.columns[Level.PATIENT])
-        row = self._connection.execute(
-            f"SELECT id, {columns} FROM patient WHERE identity = ?", (identity,)
-        ).fetchone()
-        if row is None:
-            return None
-        known = _Patient(row[0], identity, self._latest_of_patient(row[0]), hash(row[1:]))
-        self._patients[identity] = known
-        return known
-
 
 class _Change:
     """What one transaction does to series, studies and patients."""
@@ -448,23 +251,10 @@ class _Change:
         #: What is entered, by SOP Instance UID.
         self.chosen = chosen
         #: The latest of them, of each series.
-        self.best: dict[_Series, Record] = {}
+        self.best: dict[Series, Record] = {}
         #: What no longer has, or may no longer have, the object that its attributes are from.
-        self.lost: set[_Series | _Study | _Patient] = set()
-
-
-def identity_of(record: Record) -> str:
-    """What tells patients apart: ID and issuer. Without an ID, each study has a patient of its own."""
-    patient_id = record.values.get("PatientID")
-    if patient_id is None:
-        return f"study {record.study}"
-    # The length tells where the one ends and the other begins, whatever is in them.
-    return f"{len(patient_id)} {patient_id} {record.values.get('IssuerOfPatientID', '')}"
+        self.lost: set[Series | Study | Patient] = set()
 
 
 def _place(each: Record | _Stored) -> tuple[str, str, str]:
     return each.study, each.series, each.sop_instance_uid
-
-
-def _rank(each: Record | _Stored) -> Rank:
-    return each.mtime_ns, each.sop_instance_uid

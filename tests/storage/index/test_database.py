@@ -11,7 +11,7 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from dicomtw.errors import IndexFault
-from dicomtw.storage.index import database, writer
+from dicomtw.storage.index import containers, database
 from dicomtw.storage.index.attributes import Attributes
 from dicomtw.storage.index.database import Index
 from tests.storage.index import (
@@ -355,7 +355,7 @@ class UseTests(Opening):
 
     def test_forgets(self) -> None:
         """More series than are remembered are kept all the same."""
-        self.patch(writer, "MAXIMUM_SERIES", 3)
+        self.patch(containers, "MAXIMUM_SERIES", 3)
         index = self.opened()
         for number in range(20):
             index.put([record(f"1.{number}", study=f"2.{number // 2}", series=f"3.{number}")])

@@ -62,6 +62,9 @@ class HierarchyTests(Refused):
             self.refused("SERIES", StudyInstanceUID="1.2\\1.3"), "StudyInstanceUID is not a single value"
         )
         self.assertEqual(
+            self.refused("STUDY", Model.PATIENT_ROOT, PatientID="P\\Q*"), "PatientID is not a single value"
+        )
+        self.assertEqual(
             self.refused("STUDY", Model.PATIENT_ROOT, PatientID="P*"), "PatientID is not a single value"
         )
 

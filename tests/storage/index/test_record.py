@@ -164,6 +164,7 @@ class TextTests(SynchronousTestCase):
             text = text_of(pack("<f", number), "FL", ())
             self.assertEqual(pack("<f", float(text)), pack("<f", number))
         self.assertEqual(text_of(pack("<f", 16777217 / 3), "FL", ()), "5592405.5")
+        self.assertEqual(text_of(pack("<f", 1.36441695e-05), "FL", ()), "1.36441695e-05")
         self.assertEqual(text_of(pack("<d", 0.1), "FD", ()), "0.1")
         self.assertEqual(text_of(pack("<2H", 0x0018, 0x1063), "AT", ()), "00181063")
         self.assertEqual(text_of(b"123", "US", ()), "")

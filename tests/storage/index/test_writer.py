@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from dicomtw.storage.index.attributes import Attributes, Level
+from dicomtw.storage.index.containers import identity_of
 from dicomtw.storage.index.record import Record
 from dicomtw.storage.index.schema import Schema
-from dicomtw.storage.index.writer import Writer, identity_of
+from dicomtw.storage.index.writer import Writer
 from tests.storage import modest
 from tests.storage.index import CT, MR, MemoryFiles, dump, record, sorted_rows
 
