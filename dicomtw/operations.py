@@ -211,7 +211,8 @@ class OperationQueue:
 
     def cancel_all(self) -> None:
         """Cancel what can be cancelled."""
-        for operation in (*self._running, *self._waiting):
+        # What waits before what runs, whose end would let it begin.
+        for operation in (*self._waiting, *self._running):
             self._cancel(operation)
 
     def _cancel(self, operation: Operation) -> None:
