@@ -89,6 +89,24 @@ ARROW: dict[str, tuple[str, ...]] = {
     "words": ("storage", "security", "config"),
     "check": ("security", "config", "words", "proxy"),
     "tap": ("config", "check", "jsonlog", "service"),
+    "command/__init__": ("command",),
+    "command.arguments": ("__init__", "ae_title", "command.exits"),
+    "command": (
+        *GROUND,
+        "dimse",
+        "encoding",
+        "storage",
+        "services",
+        "security",
+        "ul.pdu",
+        "protocol",
+        "config",
+        "client",
+        "scu",
+        "tap",
+        "command",
+    ),
+    "__main__": ("command/__init__",),
 }
 
 #: What knows nothing of Twisted.

@@ -1,0 +1,122 @@
+"""The peer that a command line names, and associations with it."""
+
+from __future__ import annotations
+
+import re
+from argparse import Namespace
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from dicomtw.client import TLS, Associating, Context, associate
+from dicomtw.command.exits import Fault
+from dicomtw.config import ConfigError, Remote, configure, parse_remote
+from dicomtw.protocol import Limits
+from dicomtw.security.tls import TLSError, TLSFiles, client_context
+
+_HOST_AND_PORT = re.compile(r"(?:[^@]*@)?(?:\[[0-9a-fA-F:.%]+\]|[^:@/\[\]]+):[0-9]+(?:,.*)?")
+
+_TLS_OPTIONS = ("tls_ca", "tls_cert", "tls_key", "tls_no_verify")
+
+
+@attrs.frozen
+class Peer:
+    """Whom to associate with, and how."""
+
+    remote: Remote
+    called: str
+    calling: str
+    tls: TLS | None
+    maximum_length: int
+    limits: Limits
+    retries: int
+
+    def __str__(self) -> str:
+        host = f"[{self.remote.host}]" if ":" in self.remote.host else self.remote.host
+        return f"{self.called}@{host}:{self.remote.port}"
+
+    def associate(self, contexts: Iterable[Context], **more: Any) -> Associating:
+        """Request an association; see `client.associate`. What cannot be proposed is a `Fault`."""
+        try:
+            return associate(
+                self.remote,
+                contexts=contexts,
+                called=self.called,
+                calling=self.calling,
+                maximum_length=self.maximum_length,
+                tls=self.tls,
+                limits=self.limits,
+                retries=self.retries,
+                **more,
+            )
+        except ValueError as error:
+            raise Fault(str(error)) from None
+
+
+def peer_of(arguments: Namespace) -> Peer:
+    """The peer of a command line; raises `Fault`."""
+    remote = _remote(arguments)
+    _check(remote.tls_ca, remote.tls_cert, remote.tls_key)
+    return Peer(
+        remote=remote,
+        called=arguments.called or remote.aet,
+        calling=arguments.calling,
+        tls=_tls(arguments),
+        maximum_length=arguments.max_pdu,
+        limits=Limits(
+            artim_timeout=arguments.timeout,
+            dimse_timeout=arguments.dimse_timeout,
+            idle_timeout=max(600.0, arguments.dimse_timeout),
+        ),
+        retries=arguments.retries,
+    )
+
+
+def _remote(arguments: Namespace) -> Remote:
+    text = arguments.peer
+    if arguments.config is not None:
+        known = _remotes(arguments)
+        if text in known:
+            return known[text]
+    if not _HOST_AND_PORT.fullmatch(text):
+        among = "" if arguments.config is None else f", or the AE title of a remote in {arguments.config}"
+        raise Fault(f"PEER is [AET@]HOST:PORT{among}, not {text!r}")
+    try:
+        return parse_remote(text if "@" in text else f"ANY-SCP@{text}")
+    except ConfigError as fault:
+        raise Fault(f"PEER {text!r}: {fault}") from None
+
+
+def _remotes(arguments: Namespace) -> dict[str, Remote]:
+    """The remotes of a configuration that can be connected to, by AE title."""
+    try:
+        found = configure(arguments.config, {}).remotes
+    except ConfigError as fault:
+        raise Fault(str(fault)) from None
+    return {remote.aet: remote for remote in found if remote.host and remote.port}
+
+
+def _tls(arguments: Namespace) -> TLS | None:
+    if arguments.tls:
+        _check(arguments.tls_ca, arguments.tls_cert, arguments.tls_key)
+        return TLS(
+            ca=arguments.tls_ca,
+            cert=arguments.tls_cert,
+            key=arguments.tls_key,
+            verify=not arguments.tls_no_verify,
+        )
+    for name in _TLS_OPTIONS:
+        if getattr(arguments, name):
+            raise Fault(f"--{name.replace('_', '-')} needs --tls")
+    return None
+
+
+def _check(ca: Path | None, cert: Path | None, key: Path | None) -> None:
+    """Raise `Fault` for files that TLS cannot be made of, before anything is connected."""
+    if ca or cert or key:
+        try:
+            client_context(TLSFiles(ca=ca, cert=cert, key=key or cert))
+        except TLSError as error:
+            raise Fault(str(error)) from None
