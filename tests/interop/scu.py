@@ -6,19 +6,22 @@ import socket
 import ssl
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from struct import pack
 from types import TracebackType
+from typing import Any
+
+import attrs
 
 from dicomtw import uids
-from dicomtw.dimse.messages import C_ECHO_RQ, C_STORE_RQ, Command
+from dicomtw.dimse.messages import C_ECHO_RQ, C_FIND_RQ, C_STORE_RQ, C_STORE_RSP, Command, MessageType
 from dicomtw.dimse.reader import MessageReader
 from dicomtw.errors import ProtocolError
 from dicomtw.testing import associate_rq, message
 from dicomtw.ul.framer import Framer
 from dicomtw.ul.items import SubItem
-from dicomtw.ul.pdu import A_ASSOCIATE_AC, A_RELEASE_RP, A_RELEASE_RQ, PDU, ReceivedPDU
+from dicomtw.ul.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RQ, A_RELEASE_RP, A_RELEASE_RQ, PDU, ReceivedPDU
 
 VERIFICATION = {1: (uids.VERIFICATION, uids.IMPLICIT_VR_LITTLE_ENDIAN)}
 
@@ -37,42 +40,40 @@ class Closed(Exception):
         self.reset = reset
 
 
-class Scu:
-    """A connection to a server. Nothing waits longer than `timeout` seconds."""
+@attrs.frozen
+class Message:
+    """A DIMSE message as it was received."""
 
-    def __init__(
-        self,
-        address: Address,
-        *,
-        tls: ssl.SSLContext | None = None,
-        session: ssl.SSLSession | None = None,
-        source: str = "",
-        timeout: float = 10.0,
-    ) -> None:
-        self.socket = socket.socket(socket.AF_UNIX if isinstance(address, Path) else socket.AF_INET)
-        self.socket.settimeout(timeout)
+    context_id: int
+    command: Command
+    data_set: bytes = attrs.field(repr=False)
+
+    @property
+    def status(self) -> int | None:
+        return self.command.status
+
+    @property
+    def counters(self) -> tuple[int | None, ...]:
+        """Sub-operations remaining, completed, failed and with a warning."""
+        command = self.command
+        return (
+            command.number_of_remaining_sub_operations,
+            command.number_of_completed_sub_operations,
+            command.number_of_failed_sub_operations,
+            command.number_of_warning_sub_operations,
+        )
+
+
+class Connection:
+    """PDUs and messages over a blocking socket that is connected."""
+
+    def __init__(self, connected: socket.socket) -> None:
+        self.socket = connected
         self._framer = Framer(self, 0)
         self._reader: MessageReader | None = None
-        self._received: deque[ReceivedPDU | Command] = deque()
-        try:
-            if source:
-                self.socket.bind((source, 0))
-            self.socket.connect(str(address) if isinstance(address, Path) else address)
-            if not isinstance(address, Path):
-                self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if tls is not None:
-                self.socket = tls.wrap_socket(self.socket, server_hostname="localhost", session=session)
-        except BaseException:
-            self.close()
-            raise
-
-    def __enter__(self) -> Scu:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+        self._received: deque[ReceivedPDU | Message] = deque()
+        self._message: tuple[int, Command] | None = None
+        self._data_set = bytearray()
 
     def close(self) -> None:
         self.socket.close()
@@ -83,8 +84,8 @@ class Scu:
         """Send PDUs, or any bytes, in one go."""
         self.socket.sendall(b"".join(pdu if isinstance(pdu, bytes) else pdu.encode() for pdu in pdus))
 
-    def receive(self) -> ReceivedPDU | Command:
-        """The next PDU of the server, a message as its command; raises `Closed` or `TimeoutError`."""
+    def receive_whole(self) -> ReceivedPDU | Message:
+        """The next PDU or message of the peer; raises `Closed` or `TimeoutError`."""
         while not self._received:
             try:
                 data = self.socket.recv(65536)
@@ -94,6 +95,17 @@ class Scu:
                 raise Closed(reset=False)
             self._framer.receive(data)
         return self._received.popleft()
+
+    def receive(self) -> ReceivedPDU | Command:
+        """The next PDU of the peer, a message as its command; raises `Closed` or `TimeoutError`."""
+        received = self.receive_whole()
+        return received.command if isinstance(received, Message) else received
+
+    def receive_message(self) -> Message:
+        """The next of the peer, which must be a message."""
+        received = self.receive_whole()
+        assert isinstance(received, Message), received
+        return received
 
     def answers(self) -> list[ReceivedPDU | Command]:
         """All that the server sends until it closes the connection."""
@@ -113,6 +125,76 @@ class Scu:
             return time.monotonic() - started
         raise AssertionError(f"the server sent {received}")
 
+    # -- ul.framer.Receiver and dimse.reader.MessageReceiver
+
+    def pdu_received(self, pdu: ReceivedPDU) -> None:
+        if isinstance(pdu, A_ASSOCIATE_AC | A_ASSOCIATE_RQ):
+            self._reader = MessageReader({context.context_id for context in pdu.presentation_contexts}, self)
+        self._received.append(pdu)
+
+    def p_data_received(self) -> bool:
+        return True
+
+    def fragment_received(
+        self, context_id: int, control_header: int, data: memoryview, complete: bool
+    ) -> None:
+        assert self._reader is not None, "P-DATA-TF before there is an association"
+        self._reader.fragment_received(context_id, control_header, data, complete)
+
+    def invalid_pdu_received(self, fault: ProtocolError) -> None:
+        raise AssertionError(f"the server sent an invalid PDU: {fault}")
+
+    def command_received(self, context_id: int, command: Command) -> None:
+        self._message = context_id, command
+        self._data_set.clear()
+
+    def data_received(self, data: memoryview) -> None:
+        self._data_set += data
+
+    def message_ended(self) -> None:
+        assert self._message is not None
+        self._received.append(Message(*self._message, bytes(self._data_set)))
+
+
+class Scu(Connection):
+    """A connection to a server. Nothing waits longer than `timeout` seconds."""
+
+    def __init__(
+        self,
+        address: Address,
+        *,
+        tls: ssl.SSLContext | None = None,
+        session: ssl.SSLSession | None = None,
+        source: str = "",
+        timeout: float = 10.0,
+        buffer: int = 0,
+    ) -> None:
+        """`buffer`: what the system may receive before we read it, about so many bytes."""
+        super().__init__(socket.socket(socket.AF_UNIX if isinstance(address, Path) else socket.AF_INET))
+        self.socket.settimeout(timeout)
+        self._contexts: Mapping[int, tuple[str, ...]] = {}
+        try:
+            if buffer:
+                self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+            if source:
+                self.socket.bind((source, 0))
+            self.socket.connect(str(address) if isinstance(address, Path) else address)
+            if not isinstance(address, Path):
+                self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if tls is not None:
+                self.socket = tls.wrap_socket(self.socket, server_hostname="localhost", session=session)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Scu:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
     # -- associations
 
     def associate(
@@ -124,6 +206,7 @@ class Scu:
         maximum_length: int = 16384,
     ) -> ReceivedPDU | Command:
         """Propose contexts, {ID: (abstract syntax, transfer syntax ...)}; the server's answer."""
+        self._contexts = contexts
         self.send(
             associate_rq(contexts, *sub_items, called=called, calling=calling, maximum_length=maximum_length)
         )
@@ -150,40 +233,46 @@ class Scu:
         assert response.status is not None
         return response.status
 
+    def ask(
+        self,
+        request: MessageType,
+        identifier: bytes,
+        context_id: int = 1,
+        message_id: int = 7,
+        **elements: Any,
+    ) -> None:
+        """Send a request that has an identifier: C-FIND, C-GET or C-MOVE."""
+        command = request(
+            affected_sop_class_uid=self._contexts[context_id][0],
+            message_id=message_id,
+            priority=0,
+            **elements,
+        )
+        self.send(*message(context_id, command, identifier))
+
+    def responses(self, take: Callable[[Message], int] = lambda _: 0) -> list[Message]:
+        """All responses to what was asked. C-STORE requests among them get the status that `take` returns."""
+        responses = []
+        while True:
+            received = self.receive_message()
+            if received.command.message_type is C_STORE_RQ:
+                self.send(*message(received.context_id, c_store_rsp(received.command, take(received))))
+                continue
+            responses.append(received)
+            if received.status not in (0xFF00, 0xFF01):
+                return responses
+
+    def find(self, identifier: bytes, context_id: int = 1) -> list[Message]:
+        """All responses to a C-FIND."""
+        self.ask(C_FIND_RQ, identifier, context_id)
+        return self.responses()
+
     def release(self) -> None:
         """Release the association and close the connection."""
         self.send(A_RELEASE_RQ())
         answer = self.receive()
         assert isinstance(answer, A_RELEASE_RP), answer
         self.close()
-
-    # -- ul.framer.Receiver and dimse.reader.MessageReceiver
-
-    def pdu_received(self, pdu: ReceivedPDU) -> None:
-        if isinstance(pdu, A_ASSOCIATE_AC):
-            self._reader = MessageReader({context.context_id for context in pdu.presentation_contexts}, self)
-        self._received.append(pdu)
-
-    def p_data_received(self) -> bool:
-        return True
-
-    def fragment_received(
-        self, context_id: int, control_header: int, data: memoryview, complete: bool
-    ) -> None:
-        assert self._reader is not None, "P-DATA-TF before A-ASSOCIATE-AC"
-        self._reader.fragment_received(context_id, control_header, data, complete)
-
-    def invalid_pdu_received(self, fault: ProtocolError) -> None:
-        raise AssertionError(f"the server sent an invalid PDU: {fault}")
-
-    def command_received(self, context_id: int, command: Command) -> None:
-        self._received.append(command)
-
-    def data_received(self, data: memoryview) -> None:
-        pass
-
-    def message_ended(self) -> None:
-        pass
 
 
 def everything_from(connection: socket.socket) -> bytes:
@@ -204,6 +293,16 @@ def c_store_rq(sop_instance_uid: str, sop_class_uid: str = CT, message_id: int =
         affected_sop_instance_uid=sop_instance_uid,
         message_id=message_id,
         priority=0,
+    )
+
+
+def c_store_rsp(request: Command, status: int) -> Command:
+    """The response to a C-STORE."""
+    return C_STORE_RSP(
+        message_id_being_responded_to=request.message_id,
+        affected_sop_class_uid=request.affected_sop_class_uid,
+        affected_sop_instance_uid=request.affected_sop_instance_uid,
+        status=status,
     )
 
 
