@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from dicomtw.storage.index.attributes import Attributes
-from dicomtw.storage.index.record import Record, record_of
+from dicomtw.storage.index.record import MAXIMUM_MTIME_NS, Record, record_of
 from dicomtw.storage.stored import read_stored
 
 #: What reading a file may raise when it is not there, or no object.
@@ -31,7 +31,7 @@ class Files:
             there = os.stat(self._path(study, series, sop_instance_uid), follow_symlinks=False)
         except (FileNotFoundError, NotADirectoryError):
             return None
-        return there.st_mtime_ns if stat.S_ISREG(there.st_mode) else None
+        return min(there.st_mtime_ns, MAXIMUM_MTIME_NS) if stat.S_ISREG(there.st_mode) else None
 
     def record(self, study: str, series: str, sop_instance_uid: str) -> Record:
         """The record of a file, of which no more than the header is read. Raises what is in `UNREADABLE`."""

@@ -40,6 +40,9 @@ _BULK = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "SQ", "UN"})
 
 _SEQUENCE_DELIMITATION = {"<": b"\xfe\xff\xdd\xe0\0\0\0\0", ">": b"\xff\xfe\xe0\xdd\0\0\0\0"}
 
+#: Databases take integers of 64 bits, which ends in 2262; file systems go on.
+MAXIMUM_MTIME_NS: Final = (1 << 63) - 1
+
 #: A sequence that is longer as text is not kept.
 MAXIMUM_SEQUENCE: Final = 65536
 
@@ -93,6 +96,7 @@ def record_of(
         if text:
             values[attribute.keyword] = text
     sop_class_uid = text_of(found.get(_SOP_CLASS_UID, b""), "UI", ())
+    mtime_ns = min(mtime_ns, MAXIMUM_MTIME_NS)
     return Record(study, series, sop_instance_uid, sop_class_uid, transfer_syntax, mtime_ns, values)
 
 

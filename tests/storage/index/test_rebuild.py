@@ -8,14 +8,16 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import attrs
 from twisted.trial.unittest import SynchronousTestCase
 
+from dicomtw.storage.index import files
 from dicomtw.storage.index import rebuild as rebuild_module
 from dicomtw.storage.index.database import INDEX, Index
 from dicomtw.storage.index.rebuild import BATCH, Rebuilt, rebuild
 from dicomtw.storage.index.record import Record, record_of
 from dicomtw.storage.part10 import FileMeta
-from dicomtw.storage.stored import read_stored
+from dicomtw.storage.stored import Stored, read_stored
 from tests.storage import CT_IMAGE_STORAGE, EXPLICIT, PYDICOM_FILES, data_set, element
 from tests.storage.index import ATTRIBUTES, dump_file, found
 
@@ -176,7 +178,7 @@ class RebuildTests(Rebuilding):
                 raise OSError(5, "Input/output error")
             return os.listdir(path)
 
-        def mtime_ns(files: object, study: str, series: str, sop_instance_uid: str) -> int | None:
+        def mtime_ns(of: object, study: str, series: str, sop_instance_uid: str) -> int | None:
             raise OSError(5, "Input/output error")
 
         self.patch(rebuild_module, "listdir", listdir)
@@ -209,6 +211,17 @@ class RebuildTests(Rebuilding):
         self.assertEqual(
             found(self.index, "SERIES", "SeriesInstanceUID", StudyInstanceUID=""), ["1.2.20", "1.2.21"]
         )
+
+    def test_far_future(self) -> None:
+        """A file of a time that no database can express is entered, and known."""
+        self.store("1.1")
+
+        def stored(path: Path, wanted: frozenset[int]) -> Stored:
+            return attrs.evolve(read_stored(path, wanted), mtime_ns=1 << 64)
+
+        self.patch(files, "read_stored", stored)
+        self.assertEqual(self.rebuild(), Rebuilt(1, 0, 0, 0))
+        self.assertEqual(self.index.versions("1.2.10", "1.2.20"), {"1.1": (1 << 63) - 1})
 
     def test_two_places(self) -> None:
         """Of an object that is in two places the later file counts, whichever is found first."""
@@ -250,8 +263,8 @@ class MeanwhileTests(Rebuilding):
         """Let something happen after a file was read and before it is entered."""
         original = rebuild_module.Files.record
 
-        def record(files: rebuild_module.Files, study: str, series: str, sop_instance_uid: str) -> Record:
-            read = original(files, study, series, sop_instance_uid)
+        def record(of: rebuild_module.Files, study: str, series: str, sop_instance_uid: str) -> Record:
+            read = original(of, study, series, sop_instance_uid)
             if sop_instance_uid == uid:
                 happens()
             return read
