@@ -83,7 +83,7 @@ def modification_times(store: Path) -> dict[str, int]:
 
 class CrashTests(CasesTestCase):
     def test_kill(self) -> None:
-        """Each acknowledged object is there whole and indexed; nothing is half there, nothing half-received."""
+        """Each acknowledged object is there whole and indexed, and nothing half-received is left."""
         self._test_kill("strict")
 
     def test_kill_relaxed(self) -> None:
