@@ -12,6 +12,8 @@ from dicomtw.storage import header, part10
 
 #: What is read together with the head, in bytes: of most objects that is all.
 _BLOCK: Final = 256 * 1024
+#: SOP Class and Instance UID are in so much of the data set, as a rule.
+_HEAD: Final = 16 * 1024
 
 _NAMES = frozenset({header.SOP_CLASS_UID, header.SOP_INSTANCE_UID})
 
@@ -44,22 +46,27 @@ class DataSetFile:
         self.size = length - self._offset
         #: How it is encoded, by its File Meta Information.
         self.transfer_syntax_uid = head.transfer_syntax_uid
-        self.sop_class_uid = head.sop_class_uid
-        self.sop_instance_uid = head.sop_instance_uid
-        if not (self.sop_class_uid and self.sop_instance_uid):
-            self._take_names()
+        self.sop_class_uid, self.sop_instance_uid = self._names(head)
         if self._offset + self.size == len(self._block):
             self._close()  # all is read
 
-    def _take_names(self) -> None:
-        """By the data set, where the File Meta Information does not tell."""
-        read_at, head = self._read_at, self._block[self._offset :]
+    def _names(self, head: part10.FileHead) -> tuple[str, str]:
+        """By the data set, for that is what is sent: File Meta Information of others may say another thing.
+        It counts where the data set does not tell.
+        """
+        beginning = self._block[self._offset : self._offset + _HEAD]
         try:
-            found = header.find_elements(read_at, self.transfer_syntax_uid, _NAMES, head, self.size)
+            found = header.find_elements(
+                self._read_at, self.transfer_syntax_uid, _NAMES, beginning, self.size
+            )
         except UnreadableDataSet as error:
-            raise ValueError(f"unreadable: {error}") from None
-        self.sop_class_uid = self.sop_class_uid or header.uid_value(found.get(header.SOP_CLASS_UID))
-        self.sop_instance_uid = self.sop_instance_uid or header.uid_value(found.get(header.SOP_INSTANCE_UID))
+            if not (head.sop_class_uid and head.sop_instance_uid):
+                raise ValueError(f"unreadable: {error}") from None
+            found = {}
+        return (
+            header.uid_value(found.get(header.SOP_CLASS_UID)) or head.sop_class_uid,
+            header.uid_value(found.get(header.SOP_INSTANCE_UID)) or head.sop_instance_uid,
+        )
 
     def _read_at(self, offset: int, length: int) -> bytes:
         return os.pread(self._fd, length, self._offset + offset)

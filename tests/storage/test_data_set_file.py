@@ -91,13 +91,21 @@ class ReadTests(OpenTestCase):
         self.assertEqual((opened.size, opened.read(10)), (0, b""))
 
     def test_names(self) -> None:
-        """Transfer syntax and SOP UIDs are the File Meta Information's."""
+        """The transfer syntax is the File Meta Information's; the SOP UIDs are the data set's, for a peer
+        compares them with the command's.
+        """
         for syntax in (IMPLICIT, BIG_ENDIAN, DEFLATED):
             meta = FileMeta("1.2.840.10008.5.1.4.1.1.4", "1.2.4", syntax).encode()
             opened = self.open(meta + data_set("1.2.3", syntax=syntax))
             self.assertEqual(opened.transfer_syntax_uid, syntax)
-            self.assertEqual(opened.sop_class_uid, "1.2.840.10008.5.1.4.1.1.4")
-            self.assertEqual(opened.sop_instance_uid, "1.2.4")
+            self.assertEqual((opened.sop_class_uid, opened.sop_instance_uid), (CT_IMAGE_STORAGE, "1.2.3"))
+
+    def test_names_by_file_meta(self) -> None:
+        """Where the data set does not tell, or cannot be read, they are the File Meta Information's."""
+        meta = FileMeta(CT_IMAGE_STORAGE, "1.2.4", EXPLICIT).encode()
+        for content in (b"", data_set(None), data_set("1.2.3", syntax=IMPLICIT), b"GET / HTTP/1.1"):
+            opened = self.open(meta + content)
+            self.assertEqual((opened.sop_class_uid, opened.sop_instance_uid), (CT_IMAGE_STORAGE, "1.2.4"))
 
     def test_names_by_the_data_set(self) -> None:
         """Where the File Meta Information has no SOP UIDs they are the data set's, or empty."""
@@ -110,7 +118,7 @@ class ReadTests(OpenTestCase):
         self.assertEqual((opened.sop_class_uid, opened.sop_instance_uid), (CT_IMAGE_STORAGE, "1.2.3"))
         self.assertEqual(self.rest(opened), far + data_set("1.2.3"))
         opened = self.open(FileMeta("", "1.2.4", EXPLICIT).encode() + data_set("1.2.3", sop_class_uid=None))
-        self.assertEqual((opened.sop_class_uid, opened.sop_instance_uid), ("", "1.2.4"))
+        self.assertEqual((opened.sop_class_uid, opened.sop_instance_uid), ("", "1.2.3"))
 
     def test_files_of_others(self) -> None:
         """Each of pydicom's test files with File Meta Information is read to its last byte."""
