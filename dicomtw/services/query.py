@@ -66,10 +66,16 @@ class Query(ServiceClass):
                     yield Response(pending, answers.encode(row))
                 size = _BATCH
         except IndexFault as fault:
-            raise DimseError(status.OUT_OF_RESOURCES, f"index: {fault}") from fault
+            raise not_available(operation, fault, status.OUT_OF_RESOURCES) from fault
         finally:
             if cursor is not None:
                 cursor.close()
+
+
+def not_available(operation: Operation, fault: IndexFault, code: int) -> DimseError:
+    """The answer where the index fails: why is for the log, it is no business of peers."""
+    operation.warn(f"index: {fault}")
+    return DimseError(code, "the index is not available")
 
 
 def agreed(asked: bytes, supported: tuple[int, ...]) -> bytes:

@@ -20,7 +20,7 @@ from dicomtw.dimse import status
 from dicomtw.errors import AssociationLost, Cancelled, DimseError, IndexFault
 from dicomtw.services import DataSetSource, Operation, Response, ServiceClass, SubOperations
 from dicomtw.services.identifier import Identifier, failed_list
-from dicomtw.services.query import Settled, agreed
+from dicomtw.services.query import Settled, agreed, not_available
 from dicomtw.storage.data_set_file import open_data_set
 from dicomtw.storage.index.attributes import LEVELS, UNIQUE_KEYS
 from dicomtw.storage.index.database import Index, Instance
@@ -132,11 +132,14 @@ class _Retrieval(ServiceClass):
             model=identifier.model,
             relational=operation.extended_negotiation[:1] == b"\1",
         )
+        cursor = self._index.find(query)
         try:
             await self._indexing.settled()
-            return await operation.call_in_thread(lambda: self._index.instances(query))
+            return await operation.call_in_thread(cursor.instances)
         except IndexFault as fault:
-            raise DimseError(status.UNABLE_TO_CALCULATE_MATCHES, f"index: {fault}") from fault
+            raise not_available(operation, fault, status.UNABLE_TO_CALCULATE_MATCHES) from fault
+        finally:
+            cursor.close()  # interrupts it, if nobody waits for it any more
 
     async def _send(
         self,
@@ -211,7 +214,7 @@ class _Retrieval(ServiceClass):
         try:
             return await operation.call_in_thread(lambda: self._index.instance(ids))
         except IndexFault as fault:
-            raise DimseError(status.UNABLE_TO_PERFORM_SUB_OPERATIONS, f"index: {fault}") from fault
+            raise not_available(operation, fault, status.UNABLE_TO_PERFORM_SUB_OPERATIONS) from fault
 
 
 class Get(_Retrieval):
@@ -259,7 +262,7 @@ class Move(_Retrieval):
         except Cancelled:
             yield counters.response(status.CANCEL, operation)
         except IndexFault as fault:
-            raise DimseError(status.UNABLE_TO_CALCULATE_MATCHES, f"index: {fault}") from fault
+            raise not_available(operation, fault, status.UNABLE_TO_CALCULATE_MATCHES) from fault
         else:
             yield counters.last_response(operation)
 

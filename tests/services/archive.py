@@ -1,4 +1,4 @@
-"""A small archive for tests of query and retrieve: objects in a directory, their index, a server in memory."""
+"""A small archive for tests of query and retrieve: objects in a directory, and their index."""
 
 from __future__ import annotations
 
@@ -6,20 +6,19 @@ from pathlib import Path
 from typing import Any
 
 from pydicom.dataset import Dataset
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, fail, succeed
 
 from dicomtw import uids
-from dicomtw.dimse.messages import Command, MessageType
+from dicomtw.errors import IndexFault
 from dicomtw.storage.index.attributes import Attributes
 from dicomtw.storage.index.database import FILE_NAME, INDEX, Index
-from dicomtw.storage.index.record import record_of
+from dicomtw.storage.index.record import Record, record_of
 from dicomtw.storage.part10 import FileMeta
 from dicomtw.storage.stored import read_stored
-from dicomtw.testing import MemoryServer, Peer, message
-from dicomtw.transcode import decode, encode
+from dicomtw.transcode import encode
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
-SC = "1.2.840.10008.5.1.4.1.1.7"
+MR = "1.2.840.10008.5.1.4.1.1.4"
 IMPLICIT = uids.IMPLICIT_VR_LITTLE_ENDIAN
 EXPLICIT = uids.EXPLICIT_VR_LITTLE_ENDIAN
 
@@ -33,20 +32,21 @@ def data_set(**elements: Any) -> Dataset:
 
 
 class Archive:
-    """Objects in a directory `root`, and the index of them."""
+    """Objects in a directory `root`, and the index of them; `services.query.Settled`."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         (root / INDEX).mkdir(parents=True)
         self.index = Index(root / INDEX / FILE_NAME, Attributes(), synchronous=False)
         self.index.open()
+        #: What is wrong with the index.
+        self.fault = ""
 
     def settled(self) -> Deferred[None]:
-        """All is in the index at once."""
-        return succeed(None)
+        return fail(IndexFault(self.fault)) if self.fault else succeed(None)
 
     def add(self, instance: Dataset, transfer_syntax: str = EXPLICIT, content: bytes | None = None) -> Path:
-        """Store an object, whose file is where a store would have it."""
+        """Store an object where a store would have it, with this content if it is not to be the object's."""
         meta = FileMeta(str(instance.SOPClassUID), str(instance.SOPInstanceUID), transfer_syntax)
         encoded = encode(instance, transfer_syntax) if content is None else content
         path = self.root / str(instance.StudyInstanceUID) / str(instance.SeriesInstanceUID)
@@ -66,6 +66,30 @@ class Archive:
         self.index.put([record])
         return path
 
+    def enter(self, studies: int) -> None:
+        """Let the index know so many studies of one object each, without files."""
+        self.index.put(
+            [
+                Record(
+                    f"1.{number}",
+                    f"1.{number}.1",
+                    f"1.{number}.1.1",
+                    CT,
+                    EXPLICIT,
+                    number,
+                    {
+                        "StudyInstanceUID": f"1.{number}",
+                        "SeriesInstanceUID": f"1.{number}.1",
+                        "SOPInstanceUID": f"1.{number}.1.1",
+                        "PatientID": f"P{number}",
+                        "PatientName": f"Patient^{number}",
+                        "StudyDate": "20200101",
+                    },
+                )
+                for number in range(studies)
+            ]
+        )
+
     def fill(self, studies: int = 2, series: int = 2, instances: int = 3) -> None:
         """So many of each, whose UIDs are 1.<study>.<series>.<instance>; a patient for each study."""
         for i in range(1, studies + 1):
@@ -83,8 +107,8 @@ def ct(study: int, series: int = 1, instance: int = 1, **elements: Any) -> Datas
         SeriesInstanceUID=f"1.{study}.{series}",
         PatientID=f"P{study}",
         PatientName=f"Patient^{study}",
-        StudyDate=f"202001{study:02}",
-        StudyTime=f"{study:02}3000",
+        StudyDate=f"202001{study % 30 + 1:02}",
+        StudyTime=f"{study % 24:02}3000",
         StudyID=f"S{study}",
         AccessionNumber=f"A{study}",
         Modality="CT",
@@ -95,33 +119,3 @@ def ct(study: int, series: int = 1, instance: int = 1, **elements: Any) -> Datas
     )
     made.update(data_set(**elements))
     return made
-
-
-def identifier(level: str, **keys: Any) -> Dataset:
-    """The identifier of a request."""
-    return data_set(QueryRetrieveLevel=level, **keys)
-
-
-def ask(
-    peer: Peer, request: MessageType, keys: Dataset, context_id: int = 1, syntax: str = IMPLICIT, **more: Any
-) -> list[Command]:
-    """What has come of a request at once."""
-    classes = {context.context_id: context.abstract_syntax for context in accepted(peer)}
-    command = request(affected_sop_class_uid=classes[context_id], message_id=7, priority=0, **more)
-    peer.send(*message(context_id, command, encode(keys, syntax)))
-    return [one for one in peer.received() if isinstance(one, Command)]
-
-
-def accepted(peer: Peer) -> list[Any]:
-    return list(peer.protocol.association.accepted.values())
-
-
-def matches(peer: Peer, responses: list[Command], syntax: str = IMPLICIT) -> list[Dataset]:
-    """The identifiers of pending responses."""
-    sizes = [one for one in responses if one.has_data_set]
-    assert len(peer.data_sets) >= len(sizes)
-    found, peer.data_sets[:] = [decode(each, syntax) for each in peer.data_sets], []
-    return found
-
-
-__all__ = ["Archive", "MemoryServer", "ask", "ct", "data_set", "identifier", "matches"]
