@@ -39,7 +39,8 @@ def describe(server: Server, configuration: Configuration) -> list[str]:
         f"AE title {server.aet} on {', '.join(places)}",
         f"objects go to {server.store}, durability {server.durability}, on duplicate {server.on_duplicate}",
         f"associations are accepted from {'any AE title' if any_ae else 'configured remotes only'}",
-        f"query and retrieve are for {'anybody' if server.allow_retrieve == 'any' else 'configured remotes only'}",
+        "query and retrieve are for "
+        + ("anybody" if server.allow_retrieve == "any" else "configured remotes only"),
     ]
     if server.tls:
         profile = tls.PROFILES[server.tls_profile]

@@ -340,7 +340,8 @@ def _checked_keys(identifier: Identifier) -> dict[int, KeyValue]:
     named = keys.get(_UNIQUE_TAGS[LEVELS.index(identifier.level)])
     if not isinstance(named, str) or any(character in named for character in "*?"):
         keyword = UNIQUE_KEYS[identifier.level]
-        raise DimseError(status.IDENTIFIER_DOES_NOT_MATCH_SOP_CLASS, f"{keyword} is missing or has wild cards")
+        why = f"{keyword} is missing or has wild cards"
+        raise DimseError(status.IDENTIFIER_DOES_NOT_MATCH_SOP_CLASS, why)
     return keys
 
 

@@ -194,7 +194,7 @@ class CharacterSetTests(QueryTestCase):
 
 class RefusalTests(QueryTestCase):
     def test_level(self) -> None:
-        """PS3.4 C.4.1.1.3.1: without a level, or with one that the model does not have, there is no answer."""
+        """PS3.4 C.4.1.1.3.1: without a level, or with one that is not the model's, there is no answer."""
         self.assertEqual(self.refusal("FRAME")[0], 0xA900)
         self.assertEqual(self.refusal("PATIENT", PatientID="")[0], 0xA900, "Study Root has none")
         matches = self.scu().c_find(data_set(PatientID="")).all()
@@ -209,7 +209,7 @@ class RefusalTests(QueryTestCase):
             self.assertIn("StudyInstanceUID", comment)
 
     def test_kinds(self) -> None:
-        """A text where a sequence is due, and a sequence where a text is, are no keys; the peer is served on."""
+        """A text where a sequence is due, and the reverse, are no keys; the peer is served on."""
         scu = self.scu((uids.STUDY_ROOT_FIND, [EXPLICIT]))
         text = encode(data_set(QueryRetrieveLevel="STUDY"), EXPLICIT)
         for wrong in (

@@ -378,7 +378,7 @@ class EndTests(RetrieveTestCase):
         self.server.clock.advance(0)
 
     def test_cancel(self) -> None:
-        """C-CANCEL lets the sub-operation that has begun end, and no other begin: FE00H, with what remains."""
+        """C-CANCEL lets the sub-operation that has begun end, and none begin: FE00H, and what remains."""
         for operation in MODELS:
             answers: list[Retrieval] = []
             self.receiver.waiting = Deferred()
