@@ -1,9 +1,9 @@
 """The few faults, each carrying its wire code.
 
 Parsers of PDUs and messages raise `ProtocolError` and nothing else, those of data sets `UnreadableDataSet`. A
-service raises `DimseError`, and that is the response. Anything else that escapes is a bug of ours: it is logged
-and the association aborted. What a client is told is here too: `AssociationLost` and what is derived from it,
-`NotAccepted`, `OperationFailed`.
+service raises `DimseError`, and that is the response. Anything else that escapes is a bug of ours: it is
+logged and the association aborted. What a client is told is here too: `AssociationLost` and what is derived
+from it, `NotAccepted`, `OperationFailed`.
 """
 
 from __future__ import annotations
