@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Final
 
+from dicomtw import uids
 from dicomtw.errors import UnreadableDataSet
 from dicomtw.storage import header, part10
 
@@ -26,6 +27,7 @@ class DataSetFile:
         "_block",
         "_fd",
         "_offset",
+        "_padding",
         "size",
         "sop_class_uid",
         "sop_instance_uid",
@@ -42,8 +44,11 @@ class DataSetFile:
         length = len(self._block)
         if length == _BLOCK:
             length = max(length, os.fstat(fd).st_size)
-        #: Of the data set, in bytes.
+        #: Of the data set in the file, in bytes.
         self.size = length - self._offset
+        # What follows it, for fragments are of even length (PS3.5 A.5, PS3.8 Annex E).
+        is_odd = self.size % 2 == 1 and head.transfer_syntax_uid in uids.DEFLATED
+        self._padding = b"\0" if is_odd else b""
         #: How it is encoded, by its File Meta Information.
         self.transfer_syntax_uid = head.transfer_syntax_uid
         self.sop_class_uid, self.sop_instance_uid = self._names(head)
@@ -72,10 +77,13 @@ class DataSetFile:
         return os.pread(self._fd, length, self._offset + offset)
 
     def read(self, length: int, /) -> bytes:
-        """The next bytes, `length` at most; none at the end.
+        """The next bytes, `length` at most; none at the end. What is deflated is padded to an even length.
 
         Raises `OSError`, also if the file is shorter than when it was opened: its end is not the object's.
         """
+        if length > 0 and self._at == self.size:
+            padding, self._padding = self._padding, b""
+            return padding
         length = min(length, self.size - self._at)
         if length <= 0:
             return b""
