@@ -111,10 +111,7 @@ def associate(
     )
     proposal.rq()  # raises for what cannot be proposed, here and not later
     if tls is not None:
-        host = tls.host or (peer.host if isinstance(peer, Remote) else "")
-        if tls.verify and not host:
-            raise ValueError("whose certificate is to be verified? TLS to an endpoint needs the host")
-        tls = attrs.evolve(tls, host=host)
+        tls = attrs.evolve(tls, host=_certified_name(tls, peer))
     connect = _Connect(peer, tls, proposal, registry, limits or Limits(), reactor)
     delay = 5.0 if retry_delay is None else retry_delay
     return Associating(Deferred.fromCoroutine(_associate(connect, retries, delay)))
@@ -278,6 +275,21 @@ def _peer(text: str, reactor: Any) -> Remote | IStreamClientEndpoint:
         return parse_remote(text if "@" in text else f"ANY-SCP@{text}")
     except ConfigError as fault:
         raise ValueError(f"{text!r}: a peer {fault}") from None
+
+
+def _certified_name(tls: TLS, peer: Remote | IStreamClientEndpoint) -> str:
+    """Whose the certificate of `peer` is to be; raises `ValueError`."""
+    host = (tls.host or (peer.host if isinstance(peer, Remote) else "")).rstrip(".")
+    if not tls.verify:
+        return host
+    if not host:
+        raise ValueError("TLS to an endpoint needs the name of the host, whose certificate is verified")
+    try:
+        host.encode("idna")
+        verification(host, lambda _: None)
+    except ValueError:
+        raise ValueError(f"{host!r} is no name that a certificate could be for") from None
+    return host
 
 
 def _tls_of(remote: Remote) -> TLS | None:

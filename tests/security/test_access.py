@@ -9,6 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from dicomtw.security.access import (
     CALLED_NOT_RECOGNIZED,
     CALLING_NOT_RECOGNIZED,
+    OPERATIONS,
     AccessPolicy,
     Decision,
     Remote,
@@ -159,3 +160,29 @@ class AccessTests(SynchronousTestCase):
             self.assertIn(words, decision.why)
             self.assertTrue(decision.why.isprintable(), decision.why)
         self.assertEqual(decide("ANYWHERE").why, "")
+
+
+class RefusalTests(SynchronousTestCase):
+    """What those may ask for who may associate."""
+
+    def refused(self, remote: Remote | None, **options: bool) -> dict[str, str]:
+        """The operations that are refused, and why."""
+        policy = AccessPolicy(ae_title="PMOD", accept_any_ae=True, **options)
+        every = (*OPERATIONS.values(), "N-GET", "N-ACTION")
+        return {name: why for name in every if (why := policy.refusal(remote, name))}
+
+    def test_anybody(self) -> None:
+        """Who is no configured remote may verify and store; query and retrieve only where anybody may."""
+        why = "not a configured remote"
+        self.assertEqual(self.refused(None), dict.fromkeys(("C-FIND", "C-GET", "C-MOVE"), why))
+        self.assertEqual(self.refused(None, allow_retrieve_any=True), {})
+
+    def test_remote(self) -> None:
+        """A remote may do everything, unless it is told what; what else there is is no matter of it."""
+        self.assertEqual(self.refused(ANYWHERE), {})
+        for allowed in ((), ("echo",), ("store", "find"), tuple(OPERATIONS)):
+            remote = Remote(ae_title="SOME", operations=frozenset(allowed))
+            others = [name for word, name in OPERATIONS.items() if word not in allowed]
+            for any_may in (False, True):
+                found = self.refused(remote, allow_retrieve_any=any_may)
+                self.assertEqual(found, dict.fromkeys(others, "not allowed to this remote"), allowed)

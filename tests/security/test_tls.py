@@ -25,7 +25,16 @@ from OpenSSL import SSL, crypto
 from twisted.trial.unittest import SynchronousTestCase
 
 from dicomtw.security import tls
-from dicomtw.security.tls import PROFILES, TLSError, TLSFiles, fingerprint, make_self_signed, server_context
+from dicomtw.security.tls import (
+    PROFILES,
+    TLSError,
+    TLSFiles,
+    client_context,
+    fingerprint,
+    make_self_signed,
+    server_context,
+    verification,
+)
 
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
@@ -57,23 +66,46 @@ def key_of(name: str) -> PrivateKey:
 
 
 @functools.cache
-def identity(name: str, issuer: str = "") -> Identity:
-    """A certificate for `name`, by `issuer` or by itself."""
+def identity(
+    name: str,
+    issuer: str = "",
+    *,
+    hosts: tuple[str, ...] = (),
+    days: tuple[int, int] = (-1, 1),
+    is_authority: bool | None = None,
+    usage: x509.ObjectIdentifier | None = None,
+) -> Identity:
+    """A certificate for `name`, by `issuer` or itself, valid from and to so many days from now; for `hosts`."""
     by = issuer or name
     key = key_of(name)
     now = datetime.datetime.now(datetime.UTC)
-    certificate = (
+    first, last = (now + datetime.timedelta(days=number) for number in days)
+    builder = (
         x509.CertificateBuilder()
         .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
         .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, by)]))
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.BasicConstraints(ca=not issuer, path_length=None), critical=True)
-        .sign(key_of(by), hashes.SHA256())
+        .not_valid_before(first)
+        .not_valid_after(last)
+        .add_extension(
+            x509.BasicConstraints(ca=not issuer if is_authority is None else is_authority, path_length=None),
+            critical=True,
+        )
     )
-    return Identity(certificate, key)
+    if hosts:
+        names = [_general_name(host) for host in hosts]
+        builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+    if usage is not None:
+        builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
+    return Identity(builder.sign(key_of(by), hashes.SHA256()), key)
+
+
+def _general_name(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)
 
 
 def client(
@@ -96,9 +128,10 @@ def client(
     return context
 
 
-def handshake(server: SSL.Context, peer: SSL.Context) -> SSL.Connection:
+def handshake(server: SSL.Context, peer: SSL.Context | SSL.Connection) -> SSL.Connection:
     """The server's end of a connection after the handshake; raises `SSL.Error` if either end fails."""
-    ends = SSL.Connection(server, None), SSL.Connection(peer, None)
+    client_end = peer if isinstance(peer, SSL.Connection) else SSL.Connection(peer, None)
+    ends = SSL.Connection(server, None), client_end
     ends[0].set_accept_state()
     ends[1].set_connect_state()
     for _ in range(10):
@@ -274,6 +307,130 @@ class VerificationTests(TLSTestCase):
         for mode, names in {"none": [], "optional": ["CA"], "required": ["CA"]}.items():
             connection = SSL.Connection(self.context(verify=mode, ca=ca), None)
             self.assertEqual([name.CN for name in connection.get_client_ca_list()], names, mode)
+
+
+class ClientTests(TLSTestCase):
+    """What our clients make of a server's certificate."""
+
+    HOSTS = ("pacs.example", "*.clinic.example", "192.0.2.7", "2001:db8::7")
+
+    def faults(self, host: str, *chain: Identity, ca: Identity | None = None) -> list[str]:
+        """What is wrong with a server that shows this chain, to a client that wants `host`; nothing if it is
+        taken.
+        """
+        own = chain[0]
+        pem = b"".join(one.cert_pem for one in chain)
+        server = server_context(
+            TLSFiles(cert=self.file("chain.pem", pem), key=self.file("key.pem", own.key_pem))
+        )
+        known = self.file("ca.pem", (identity("CA") if ca is None else ca).cert_pem)
+        told: list[str] = []
+        for version in (SSL.TLS1_2_VERSION, SSL.TLS1_3_VERSION):
+            context = client_context(TLSFiles(cert=None, key=None, ca=known))
+            context.set_max_proto_version(version)
+            connection = SSL.Connection(context, None)
+            faults: list[str] = []
+            connection.set_verify(SSL.VERIFY_PEER, verification(host, faults.append))
+            if faults or version == SSL.TLS1_2_VERSION:
+                told = faults
+            try:
+                handshake(server, connection)
+            except SSL.Error:
+                self.assertEqual(len(faults), 1, "one fault is told, and no connection made")
+            else:
+                self.assertEqual(faults, [], "nothing is told of a connection that is made")
+            self.assertEqual(faults, told, "the same in TLS 1.2 and 1.3")
+        return told
+
+    def test_good(self) -> None:
+        """A certificate that names the host, as a name, by a wild card or as an address, is taken."""
+        own = identity("pacs", "CA", hosts=self.HOSTS)
+        for host in ("pacs.example", "PACS.Example", "one.clinic.example", "192.0.2.7", "2001:db8:0:0::7"):
+            self.assertEqual(self.faults(host, own), [], host)
+
+    def test_wrong_host(self) -> None:
+        """One that names others, or only calls itself like the host, is not."""
+        own = identity("pacs", "CA", hosts=self.HOSTS)
+        for host in ("other.example", "clinic.example", "a.b.clinic.example", "192.0.2.8", "2001:db8::8"):
+            self.assertEqual(self.faults(host, own), [f"the certificate is not for {host}"])
+        named = identity("pacs.example", "CA")
+        self.assertEqual(self.faults("pacs.example", named), ["the certificate is not for pacs.example"])
+        address = identity("192.0.2.7", "CA", hosts=("pacs.example",))
+        self.assertEqual(self.faults("192.0.2.7", address), ["the certificate is not for 192.0.2.7"])
+
+    def test_chain(self) -> None:
+        """One by an authority in between is taken, if that one's certificate comes with it."""
+        between = identity("between", "CA", is_authority=True)
+        own = identity("pacs of the clinic", "between", hosts=self.HOSTS)
+        self.assertEqual(self.faults("pacs.example", own, between), [])
+        self.assertEqual(
+            self.faults("pacs.example", own), ["the certificate is of an issuer who is not among those known"]
+        )
+
+    def test_unknown(self) -> None:
+        """One that nobody known to us certifies is not, and neither is one that certifies itself."""
+        stranger = identity("stranger")
+        own = identity("stranger's pacs", "stranger", hosts=self.HOSTS)
+        for chain, words in (
+            ((own,), "of an issuer who is not among those known"),
+            ((own, stranger), "of a chain whose root is not among those known"),
+            ((identity("alone", hosts=self.HOSTS),), "self-signed and not among those known"),
+        ):
+            self.assertEqual(self.faults("pacs.example", *chain), [f"the certificate is {words}"])
+
+    def test_self_signed(self) -> None:
+        """One that certifies itself is taken by who knows it, such as those that our servers make."""
+        alone = identity("alone", hosts=self.HOSTS)
+        self.assertEqual(self.faults("pacs.example", alone, ca=alone), [])
+
+    def test_times(self) -> None:
+        """One that has expired, or is not valid yet, is not taken, nor if that is so of its issuer's."""
+        expired = identity("old pacs", "CA", hosts=self.HOSTS, days=(-9, -2))
+        self.assertEqual(self.faults("pacs.example", expired), ["the certificate is expired"])
+        early = identity("new pacs", "CA", hosts=self.HOSTS, days=(2, 9))
+        self.assertEqual(self.faults("pacs.example", early), ["the certificate is not valid yet"])
+        old = identity("old CA", days=(-9, -2))
+        own = identity("pacs of the old", "old CA", hosts=self.HOSTS)
+        self.assertEqual(self.faults("pacs.example", own, ca=old), ["the certificate is expired"])
+
+    def test_purpose(self) -> None:
+        """One that is for clients alone is no server's; other reasons are told by OpenSSL's number."""
+        own = identity("a client", "CA", hosts=self.HOSTS, usage=ExtendedKeyUsageOID.CLIENT_AUTH)
+        self.assertEqual(self.faults("pacs.example", own), ["the certificate is not for this purpose"])
+        faults: list[str] = []
+        self.assertFalse(verification("pacs.example", faults.append)(None, None, 99, 0, 0))
+        self.assertEqual(faults, ["the certificate is not accepted, OpenSSL says 99"])
+
+    def test_own_certificate(self) -> None:
+        """A client shows its certificate to a server that asks for one."""
+        own = identity("client", "CA")
+        known = self.file("known.pem", identity("CA").cert_pem)
+        server = self.context(verify="required", ca=known)
+        cert, key = self.file("own.pem", own.cert_pem), self.file("own.key", own.key_pem)
+        for files, taken in (
+            (TLSFiles(cert=cert, key=key), True),
+            (TLSFiles(cert=None, key=None), False),
+        ):
+            try:
+                end = handshake(server, client_context(files))
+            except SSL.Error:
+                self.assertFalse(taken)
+            else:
+                self.assertTrue(taken)
+                shown = end.get_peer_certificate(as_cryptography=True)
+                self.assertEqual(shown, own.certificate)
+
+    def test_faults(self) -> None:
+        """Files and profiles that are none are refused as those of a server."""
+        for files, words in (
+            (TLSFiles(cert=None, key=None, ca=self.directory / "absent.pem"), "No such file"),
+            (TLSFiles(cert=None, key=None, profile="basic"), "3DES"),
+        ):
+            self.assertIn(words, str(self.assertRaises(TLSError, client_context, files)))
+
+    def test_hosts_that_are_none(self) -> None:
+        """What cannot be the name of a host is a ValueError."""
+        self.assertRaises(ValueError, verification, "no host", lambda _: None)
 
 
 class BrokenFileTests(TLSTestCase):
