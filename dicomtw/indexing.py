@@ -22,6 +22,8 @@ from dicomtw.storage.stored import Stored
 #: Objects that may wait for the index while nobody waits for them, and what of them may, in bytes.
 MAXIMUM_OBJECTS: Final = 10_000
 MAXIMUM_SIZE: Final = 64 << 20
+#: Objects that nobody waits for are gathered for so long, in seconds: together they cost a third.
+GATHER: Final = 0.05
 #: What fails is tried again after so long, in seconds, if not before.
 RETRY: Final = 5.0
 
@@ -123,7 +125,8 @@ class IndexWriter:
         self._objects = 0
         self._size = 0
         self._fault: IndexFault | None = None
-        self._retry: IDelayedCall | None = None
+        #: The next transaction, if it is not to begin at once.
+        self._due: IDelayedCall | None = None
 
     def add(self, stored: Stored) -> Deferred[None]:
         """Enter an object; fires when the index has it, or at once if it need not be waited for.
@@ -137,7 +140,7 @@ class IndexWriter:
         self._objects += 1
         self._size += entry.size
         self._queue.append(entry)
-        self._write()
+        self._write_later(GATHER)
         return succeed(None)
 
     def settled(self) -> Deferred[None]:
@@ -167,9 +170,9 @@ class IndexWriter:
     def _write(self) -> None:
         if self._writing or not self._queue:
             return
-        if self._retry is not None:
-            self._retry.cancel()
-            self._retry = None
+        if self._due is not None:
+            self._due.cancel()
+            self._due = None
         batch, self._queue = self._queue, []
         if all(entry.stored is None for entry in batch):
             self._fire(batch)
@@ -198,7 +201,10 @@ class IndexWriter:
             self.log.info("the index works again")
         self._forget(batch)
         self._fire(batch)
-        self._write()
+        if any(entry.written is not None for entry in self._queue):
+            self._write()
+        else:
+            self._write_later(GATHER)
 
     def _fire(self, batch: list[_Entry]) -> None:
         for entry in batch:
@@ -227,11 +233,15 @@ class IndexWriter:
                 entry.written.errback(fault if entry.stored is None else refusal)
         if len(self._queue) > len(kept):
             self._write()
-        elif self._queue and self._retry is None and not self._writing and not self._closed:
-            self._retry = self._clock.callLater(RETRY, self._try_again)
+        else:
+            self._write_later(RETRY)
 
-    def _try_again(self) -> None:
-        self._retry = None
+    def _write_later(self, seconds: float) -> None:
+        if self._queue and self._due is None and not self._writing and not self._closed:
+            self._due = self._clock.callLater(seconds, self._write_now)
+
+    def _write_now(self) -> None:
+        self._due = None
         self._write()
 
     def _forget(self, batch: list[_Entry]) -> None:
