@@ -75,7 +75,7 @@ def identity(
     is_authority: bool | None = None,
     usage: x509.ObjectIdentifier | None = None,
 ) -> Identity:
-    """A certificate for `name`, by `issuer` or itself, valid from and to so many days from now; for `hosts`."""
+    """A certificate for `name`, by `issuer` or itself, valid from and to so many days from now; for hosts."""
     by = issuer or name
     key = key_of(name)
     now = datetime.datetime.now(datetime.UTC)

@@ -33,7 +33,10 @@ from dicomtw.ul.negotiation import (
     RefusedContext,
     accepted_contexts,
     check_contexts,
+    extended_negotiation,
+    narrower,
     negotiate,
+    scp_roles,
 )
 from dicomtw.ul.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RQ, MAXIMUM_CONTEXTS
 from tests.ul.recorders import modest
@@ -296,6 +299,26 @@ class RoleTests(SynchronousTestCase):
         self.assertEqual(answered.ac.user_information.all(RoleSelection), (RoleSelection(CT, True, True),))
         refused = negotiate(request([ct(JPEG)], RoleSelection(CT, True, True)), acceptor(offers))
         self.assertEqual(refused.ac.user_information.all(RoleSelection), ())
+        self.assertEqual((answered.scp_roles, refused.scp_roles), ({CT}, frozenset()))
+
+    def test_scp_roles(self) -> None:
+        """The requestor is an SCP of what it has proposed that role for and we take it in, and no other."""
+        for takes_scp, proposed, expected in (
+            (True, (RoleSelection(CT, False, True),), {CT}),
+            (True, (RoleSelection(CT, True, True),), {CT}),
+            (True, (RoleSelection(CT, True, False),), set()),
+            (False, (RoleSelection(CT, True, True),), set()),
+            (True, (), set()),
+        ):
+            offers = {CT: Offer((IMPLICIT,), scp_role=takes_scp)}
+            agreement = agree(*proposed, accepting=acceptor(offers))
+            self.assertEqual(agreement.scp_roles, expected, (takes_scp, proposed))
+
+    def test_read(self) -> None:
+        """So says an A-ASSOCIATE-AC to the requestor: SOP classes with the SCP role."""
+        roles = (RoleSelection(CT, False, True), RoleSelection(MR, True, False))
+        self.assertEqual(scp_roles(UserInformation(roles)), {CT})
+        self.assertEqual(scp_roles(UserInformation(())), frozenset())
 
 
 class ExtendedNegotiationTests(SynchronousTestCase):
@@ -328,6 +351,19 @@ class ExtendedNegotiationTests(SynchronousTestCase):
         offers = {CT: Offer((IMPLICIT,), extended_negotiation=lambda _: b"\x01")}
         refused = negotiate(request([ct(JPEG)], proposed), acceptor(offers))
         self.assertEqual(refused.ac.user_information.all(SOPClassExtendedNegotiation), ())
+        self.assertEqual(refused.extended_negotiation, {})
+
+    def test_agreed(self) -> None:
+        """What is agreed on is what we have answered, by SOP class."""
+        offers = {
+            CT: Offer((IMPLICIT,), extended_negotiation=lambda asked: asked[:1]),
+            MR: Offer((IMPLICIT,), extended_negotiation=lambda _: b""),
+        }
+        proposed = [SOPClassExtendedNegotiation(uid, b"\x01\x02") for uid in (CT, MR, "1.2.3")]
+        contexts = [ct(IMPLICIT), PresentationContextRQ(3, MR, (IMPLICIT,))]
+        agreement = negotiate(request(contexts, *proposed), acceptor(offers))
+        self.assertEqual(agreement.extended_negotiation, {CT: b"\x01", MR: b""})
+        self.assertEqual(extended_negotiation(agreement.ac.user_information), {CT: b"\x01", MR: b""})
 
 
 class WindowTests(SynchronousTestCase):
@@ -366,7 +402,18 @@ class WindowTests(SynchronousTestCase):
         """Without a proposal there is no item 53H, and one operation at a time (PS3.7 D.3.3.3)."""
         agreement = agree(accepting=acceptor(window=8))
         self.assertIsNone(agreement.ac.user_information.first(AsynchronousOperationsWindow))
-        self.assertEqual(agreement.operations_window, 1)
+        self.assertEqual((agreement.operations_window, agreement.invoked_window), (1, 1))
+
+    def test_ours(self) -> None:
+        """We invoke one operation at a time on a requestor, whatever it would perform."""
+        for performed in (0, 1, 5):
+            agreement = agree(AsynchronousOperationsWindow(3, performed), accepting=acceptor(window=8))
+            self.assertEqual(agreement.invoked_window, 1, performed)
+
+    def test_narrower(self) -> None:
+        """Of two windows the narrower one, where 0 is the widest."""
+        for one, other, expected in ((0, 0, 0), (0, 5, 5), (5, 0, 5), (2, 3, 2), (3, 2, 2), (1, 1, 1)):
+            self.assertEqual(narrower(one, other), expected)
 
 
 class CheckContextsTests(SynchronousTestCase):
