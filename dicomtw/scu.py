@@ -38,7 +38,7 @@ from dicomtw.requestor import RequestedAssociation
 from dicomtw.requests import Answer, Request
 from dicomtw.services import DataSetSource, Response
 from dicomtw.storage.data_set_file import DataSetFile, open_data_set
-from dicomtw.transcode import CannotTranscode, decode, encode, transcode
+from dicomtw.transcode import CannotTranscode, decode, encode, transcode, transfer_syntax_of
 from dicomtw.ul.negotiation import AcceptedContext
 
 T = TypeVar("T")
@@ -367,7 +367,10 @@ class Matches(AsyncIterator[Any]):
 
 
 def _dataset(identifier: Any) -> Any:
-    """A `pydicom.Dataset` of whatever way an identifier is given; raises `ValueError` for a wrong keyword."""
+    """A `pydicom.Dataset` of whatever way an identifier is given.
+
+    Raises `ValueError` for a keyword that is none, or a value that cannot be its.
+    """
     if not isinstance(identifier, Mapping):
         return identifier
     from pydicom.datadict import tag_for_keyword
@@ -378,7 +381,10 @@ def _dataset(identifier: Any) -> Any:
         if tag_for_keyword(keyword) is None:
             raise ValueError(f"{keyword!r} is not the keyword of an attribute")
         is_sequence = isinstance(value, list | tuple) and any(isinstance(item, Mapping) for item in value)
-        setattr(data_set, keyword, [_dataset(item) for item in value] if is_sequence else value)
+        try:
+            setattr(data_set, keyword, [_dataset(item) for item in value] if is_sequence else value)
+        except Exception as error:  # pydicom's, whatever it is
+            raise ValueError(f"{keyword} cannot be {value!r}: {error}") from error
     if "SpecificCharacterSet" not in data_set and not str(identifier).isascii():
         data_set.SpecificCharacterSet = "ISO_IR 192"
     return data_set
@@ -392,12 +398,7 @@ def _about(source: Any) -> tuple[str, str, str]:
         sop_class_uid, sop_instance_uid = str(source.SOPClassUID), str(source.SOPInstanceUID)
     except AttributeError as error:
         raise ValueError(f"the data set cannot be stored: {error}") from None
-    meta = getattr(source, "file_meta", None)
-    return (
-        sop_class_uid,
-        sop_instance_uid,
-        str(getattr(meta, "TransferSyntaxUID", uids.EXPLICIT_VR_LITTLE_ENDIAN)),
-    )
+    return sop_class_uid, sop_instance_uid, transfer_syntax_of(source)
 
 
 def _opened(source: Any) -> tuple[Any, DataSetFile]:

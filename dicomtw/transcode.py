@@ -23,22 +23,40 @@ TARGETS = (
 )
 
 
-class CannotTranscode(Exception):
-    """Why an object cannot be had in another transfer syntax."""
+class CannotTranscode(ValueError):
+    """Why an object cannot be had in another transfer syntax, or a data set cannot be encoded; one line."""
+
+
+def transfer_syntax_of(data_set: Any) -> str:
+    """How a `pydicom.Dataset` is encoded, by its File Meta Information; where that does not tell, how it was
+    read. What is new is in Explicit VR Little Endian.
+    """
+    named = getattr(getattr(data_set, "file_meta", None), "TransferSyntaxUID", None)
+    if named:
+        return str(named)
+    implicit, little_endian = data_set.original_encoding
+    if little_endian is False:
+        return uids.EXPLICIT_VR_BIG_ENDIAN
+    return uids.IMPLICIT_VR_LITTLE_ENDIAN if implicit else uids.EXPLICIT_VR_LITTLE_ENDIAN
 
 
 def encode(data_set: Any, transfer_syntax: str) -> bytes:
     """A `pydicom.Dataset`, encoded; raises `CannotTranscode` where pydicom cannot."""
     from pydicom.filebase import DicomBytesIO
     from pydicom.filewriter import write_dataset
+    from pydicom.uid import UID
 
+    syntax = UID(transfer_syntax)
     target = DicomBytesIO()
     target.is_implicit_VR = transfer_syntax in uids.IMPLICIT_VR
     target.is_little_endian = transfer_syntax != uids.EXPLICIT_VR_BIG_ENDIAN
     try:
+        if "PixelData" in data_set and syntax.is_transfer_syntax and not syntax.is_private:
+            data_set["PixelData"].is_undefined_length = syntax.is_compressed  # PS3.5 A.4
         write_dataset(target, data_set)
     except Exception as error:  # whatever is wrong with a data set
-        raise CannotTranscode(f"the data set cannot be encoded: {error}") from error
+        why = str(error).partition("\nTraceback")[0]  # which pydicom tells, too
+        raise CannotTranscode(f"the data set cannot be encoded: {' '.join(why.split())}") from error
     encoded: bytes = target.getvalue()
     if transfer_syntax not in uids.DEFLATED:
         return encoded
@@ -68,12 +86,12 @@ def transcode(source: Path | BinaryIO | Any, transfer_syntaxes: Sequence[str]) -
         raise CannotTranscode("only uncompressed transfer syntaxes can be made")
     try:
         from pydicom import dcmread
+        from pydicom.uid import UID
 
         is_file = hasattr(source, "read") or isinstance(source, Path)
         data_set: Any = dcmread(source, force=True) if is_file else source
-        meta = getattr(data_set, "file_meta", None)
-        found = getattr(meta, "TransferSyntaxUID", None)
-        is_encapsulated = found is not None and found.is_encapsulated
+        found = UID(transfer_syntax_of(data_set))
+        is_encapsulated = found.is_encapsulated
         swap = (found == uids.EXPLICIT_VR_BIG_ENDIAN) != (target == uids.EXPLICIT_VR_BIG_ENDIAN)
         if data_set is source and (is_encapsulated or swap):
             data_set = copy.deepcopy(source)
