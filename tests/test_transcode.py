@@ -46,7 +46,7 @@ class WhatItIsInTests(SynchronousTestCase):
         self.assertEqual(transfer_syntax_of(data_set), JPEG)
 
     def test_words_read_without_file_meta_information(self) -> None:
-        """Words of a data set that was read as Big Endian, without File Meta Information, change their order."""
+        """Words that were read as Big Endian, without File Meta Information, change their order."""
         read = pydicom.dcmread(io.BytesIO(encode(image(), BIG_ENDIAN)), force=True)
         chosen, made = transcode(read, [EXPLICIT])
         self.assertEqual(decode(made, chosen).PixelData, b"\x02\x01\x04\x03")
