@@ -28,7 +28,9 @@ class Source:
 
     @property
     def name(self) -> str:
-        return str(self.path.relative_to(_TEST_FILES))
+        """The path below pydicom's directory of test files, or the file name of one elsewhere."""
+        in_test_files = self.path.is_relative_to(_TEST_FILES)
+        return str(self.path.relative_to(_TEST_FILES)) if in_test_files else self.path.name
 
 
 @functools.cache
@@ -37,13 +39,14 @@ def sources() -> tuple[Source, ...]:
     found = []
     for path in sorted(_TEST_FILES.rglob("*")):
         if path.is_file():
-            source = _source(path)
+            source = read_source(path)
             if source is not None:
                 found.append(source)
     return tuple(found)
 
 
-def _source(path: Path) -> Source | None:
+def read_source(path: Path) -> Source | None:
+    """What is in a file; None if that is no object of a storage SOP class."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
