@@ -24,7 +24,7 @@ MAXIMUM_OBJECTS: Final = 10_000
 MAXIMUM_SIZE: Final = 64 << 20
 #: Objects that nobody waits for are gathered for so long, in seconds: together they cost a third.
 GATHER: Final = 0.05
-#: What fails is tried again after so long, in seconds, if not before.
+#: While the index fails, what nobody waits for is tried again after so long, in seconds.
 RETRY: Final = 5.0
 
 #: Entered in one transaction at the start.
@@ -104,6 +104,8 @@ class _Entry:
 class IndexWriter:
     """Enters what is stored into the index: all that has come while one transaction went on, in the next.
 
+    A transaction begins as soon as somebody waits for it; if nobody does, what comes is gathered first.
+
     `in_thread` should have a thread free for it. `wait`: an object is acknowledged only when the index has it
     (strict); else it is noted in the journal of its store, and entered soon (relaxed).
     """
@@ -140,7 +142,7 @@ class IndexWriter:
         self._objects += 1
         self._size += entry.size
         self._queue.append(entry)
-        self._write_later(GATHER)
+        self._write_later()
         return succeed(None)
 
     def settled(self) -> Deferred[None]:
@@ -201,10 +203,7 @@ class IndexWriter:
             self.log.info("the index works again")
         self._forget(batch)
         self._fire(batch)
-        if any(entry.written is not None for entry in self._queue):
-            self._write()
-        else:
-            self._write_later(GATHER)
+        self._write_next()
 
     def _fire(self, batch: list[_Entry]) -> None:
         for entry in batch:
@@ -213,14 +212,12 @@ class IndexWriter:
 
     def _failed(self, failure: Failure, batch: list[_Entry]) -> None:
         self._writing = False
-        kept: list[_Entry] = []
         if isinstance(failure.value, IndexFault):
             fault = failure.value
             if self._fault is None:
                 self.log.error("the index fails: {fault}; what is stored is noted", fault=str(fault))
             self._fault = fault
-            kept = [entry for entry in batch if entry.written is None]
-            self._queue[:0] = kept
+            self._queue[:0] = [entry for entry in batch if entry.written is None]
         else:
             # It would fail again, and keep out whatever comes after it; the next start tries it once more.
             self.log.failure("bug in the index", failure)
@@ -231,16 +228,26 @@ class IndexWriter:
         for entry in batch:
             if entry.written is not None:
                 entry.written.errback(fault if entry.stored is None else refusal)
-        if len(self._queue) > len(kept):
+        self._write_next()
+
+    def _write_next(self) -> None:
+        """What has come during a transaction: at once if somebody waits for it."""
+        if any(entry.written is not None for entry in self._queue):
             self._write()
         else:
-            self._write_later(RETRY)
+            self._write_later()
 
-    def _write_later(self, seconds: float) -> None:
-        if self._queue and self._due is None and not self._writing and not self._closed:
-            self._due = self._clock.callLater(seconds, self._write_now)
+    def _write_later(self) -> None:
+        """What nobody waits for."""
+        if self._writing or self._due is not None or not self._queue:
+            return
+        is_failing = self._fault is not None
+        if not self._closed:
+            self._due = self._clock.callLater(RETRY if is_failing else GATHER, self._write_when_due)
+        elif not is_failing:
+            self._write()
 
-    def _write_now(self) -> None:
+    def _write_when_due(self) -> None:
         self._due = None
         self._write()
 

@@ -18,7 +18,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from dicomtw import indexing
 from dicomtw.errors import DimseError, IndexFault
-from dicomtw.indexing import RETRY, IndexWriter, catch_up
+from dicomtw.indexing import GATHER, RETRY, IndexWriter, catch_up
 from dicomtw.storage.directory import DirectoryStore, Durability, OnDuplicate
 from dicomtw.storage.index.attributes import Attributes
 from dicomtw.storage.index.database import FILE_NAME, INDEX, Index
@@ -99,6 +99,15 @@ class WriterTestCase(SynchronousTestCase):
     def add(self, *uids: str) -> list[Deferred[None]]:
         return [self.writer.add(stored(uid)) for uid in uids]
 
+    def gather(self) -> None:
+        """As long passes as what nobody waits for is gathered, and the transaction that is due happens."""
+        self.clock.advance(GATHER)
+        self.threads.run()
+
+    def assertIdle(self) -> None:
+        """Nothing goes on, and nothing is due."""
+        self.assertEqual((self.threads.waiting, self.clock.getDelayedCalls()), ([], []))
+
     def assertRefused(self, deferred: Deferred[None]) -> None:
         error = self.failureResultOf(deferred, DimseError).value
         self.assertEqual((error.status, error.comment), (0xA700, "index: database is locked"))
@@ -168,7 +177,7 @@ class StrictTests(WriterTestCase):
         self.threads.run()
         self.assertRefused(second)
         self.assertEqual(self.calls, ["put", "put"])
-        self.assertEqual((self.threads.waiting, self.clock.getDelayedCalls()), ([], []))
+        self.assertIdle()
         self.index.fault = None
         (third,) = self.add("1.3")
         self.threads.run()
@@ -215,35 +224,84 @@ class StrictTests(WriterTestCase):
 class RelaxedTests(WriterTestCase):
     wait = False
 
-    def test_at_once(self) -> None:
-        """An object is acknowledged at once, and entered as soon as the thread is free."""
-        for added in self.add("1.1", "1.2", "1.3"):
-            self.successResultOf(added)
-        self.assertEqual(self.calls, [])
+    def test_gathered(self) -> None:
+        """Objects are acknowledged at once, gathered for a while from the first, and entered together."""
+        for number in range(3):
+            for added in self.add(f"1.{number}"):
+                self.successResultOf(added)
+            self.clock.advance(GATHER / 4)
+        self.assertEqual(self.threads.waiting, [])
+        self.clock.advance(GATHER / 4)
+        self.assertEqual(self.calls, [])  # nothing of it happens in the reactor thread
         self.threads.run()
+        self.assertEqual(self.index.batches, [["1.0", "1.1", "1.2"]])
+        self.assertIdle()
+
+    def test_gathered_during_a_transaction(self) -> None:
+        """What comes while a transaction goes on is gathered too, from its end."""
+        self.add("1.1")
+        self.clock.advance(GATHER)
+        self.add("1.2")
+        self.clock.advance(GATHER)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
         self.threads.run()
+        self.add("1.3")
+        self.clock.advance(GATHER / 2)
+        self.assertEqual(self.threads.waiting, [])
+        self.gather()
         self.assertEqual(self.index.batches, [["1.1"], ["1.2", "1.3"]])
-        self.assertEqual((self.threads.waiting, self.clock.getDelayedCalls()), ([], []))
+        self.assertIdle()
+
+    def test_many_cost_no_more_each(self) -> None:
+        """However many are gathered, what is due is asked for once."""
+        asked: list[float] = []
+        real = self.clock.callLater
+
+        def noting(delay: float, *arguments: Any) -> Any:
+            asked.append(delay)
+            return real(delay, *arguments)
+
+        self.patch(self.clock, "callLater", noting)
+        self.add("1.1", "1.2", "1.3")
+        self.assertEqual(asked, [GATHER])
 
     def test_fault(self) -> None:
-        """What the index does not take is entered with the next object, or after a while; no one is told."""
+        """What the index does not take is tried after a while and not sooner, with what has come since."""
         self.index.fault = LOCKED
         self.add("1.1")
+        self.clock.advance(GATHER)
+        self.add("1.2")  # while it is tried
         self.threads.run()
-        self.assertEqual(self.threads.waiting, [])
-        self.add("1.2")
-        self.threads.run()
-        self.clock.advance(RETRY - 0.1)
-        self.assertEqual(self.threads.waiting, [])
-        self.clock.advance(0.2)
-        self.threads.run()
+        self.add("1.3")
+        for _ in range(2):
+            self.clock.advance(RETRY - 0.1)
+            self.assertEqual(self.threads.waiting, [])
+            self.clock.advance(0.2)
+            self.threads.run()
         self.index.fault = None
         self.clock.advance(RETRY)
         self.threads.run()
-        self.assertEqual(self.index.batches, [["1.1", "1.2"]])
+        self.assertEqual(self.index.batches, [["1.1", "1.2", "1.3"]])
         self.assertEqual(self.calls, ["put"] * 4 + ["settled"])
-        self.assertEqual((self.threads.waiting, self.clock.getDelayedCalls()), ([], []))
+        self.assertIdle()
         self.assertEqual(self.levels(), [LogLevel.error, LogLevel.info])
+        self.add("1.4")
+        self.gather()
+        self.assertEqual(self.index.batches[1:], [["1.4"]])
+
+    def test_fault_with_callbacks(self) -> None:
+        """Who adds an object when told of a fault does not make it tried sooner."""
+        self.index.fault = LOCKED
+        self.add("1.1")
+        waiting = self.writer.settled().addErrback(lambda _: self.writer.add(stored("1.2")))
+        self.threads.run()
+        self.successResultOf(waiting)
+        self.clock.advance(RETRY - 0.1)
+        self.assertEqual(self.threads.waiting, [])
+        self.index.fault = None
+        self.clock.advance(0.2)
+        self.threads.run()
+        self.assertEqual(self.index.batches, [["1.1", "1.2"]])
 
     def test_decoded_once(self) -> None:
         """Records are made in the thread, and once, however often they are tried."""
@@ -257,6 +315,7 @@ class RelaxedTests(WriterTestCase):
         self.patch(indexing, "_record", noting)
         self.index.fault = LOCKED
         self.add("1.1")
+        self.clock.advance(GATHER)
         self.assertEqual(made, [])
         for _ in range(3):
             self.threads.run()
@@ -266,16 +325,6 @@ class RelaxedTests(WriterTestCase):
         self.assertEqual(len(made), 1)
         self.assertEqual(self.index.batches, [["1.1"]])
 
-    def test_fault_with_others_waiting(self) -> None:
-        """What comes while the index fails is tried at once, behind what it did not take."""
-        self.index.fault = LOCKED
-        self.add("1.1", "1.2")
-        self.threads.run()
-        self.index.fault = None
-        self.threads.run()
-        self.assertEqual(self.index.batches, [["1.1", "1.2"]])
-        self.assertEqual(self.clock.getDelayedCalls(), [])
-
     def test_bounds(self) -> None:
         """Beyond as many objects, or bytes, as may wait, an object is acknowledged when the index has it."""
         for name, bound in (("MAXIMUM_OBJECTS", 3), ("MAXIMUM_SIZE", 3 * stored("1.1").size - 1)):
@@ -284,16 +333,18 @@ class RelaxedTests(WriterTestCase):
             self.patch(indexing, name, bound)
             for added in self.add("1.1", "1.2", "1.3"):
                 self.successResultOf(added)
+            self.assertEqual(self.threads.waiting, [])
             fourth, fifth = self.add("1.4", "1.5")
             self.assertNoResult(fourth)
+            self.assertEqual(self.clock.getDelayedCalls(), [])  # it begins at once
             self.threads.run()
+            self.successResultOf(fourth)
             self.successResultOf(self.add("1.6")[0])
             self.assertNoResult(fifth)
             self.threads.run()
-            for added in (fourth, fifth):
-                self.successResultOf(added)
-            self.threads.run()
-            self.assertEqual(self.index.batches, [["1.1"], ["1.2", "1.3", "1.4", "1.5"], ["1.6"]])
+            self.successResultOf(fifth)
+            self.gather()
+            self.assertEqual(self.index.batches, [["1.1", "1.2", "1.3", "1.4"], ["1.5"], ["1.6"]])
             for added in self.add("1.7", "1.8", "1.9"):
                 self.successResultOf(added)
 
@@ -302,8 +353,7 @@ class RelaxedTests(WriterTestCase):
         self.patch(indexing, "MAXIMUM_OBJECTS", 2)
         self.index.fault = LOCKED
         self.add("1.1", "1.2")
-        self.threads.run()
-        self.threads.run()
+        self.gather()
         for number in range(3):
             (added,) = self.add(f"1.3.{number}")
             self.threads.run()
@@ -322,20 +372,20 @@ class RelaxedTests(WriterTestCase):
             self.successResultOf(self.writer.add(stored(f"1.{number}")))
         self.assertNoResult(self.writer.add(stored("1.2.3")))
         self.threads.run()
-        self.threads.run()
-        self.assertEqual([len(batch) for batch in self.index.batches], [1, 10_000])
+        self.assertEqual([len(batch) for batch in self.index.batches], [10_001])
 
     def test_bug(self) -> None:
         """What cannot be entered for a bug of ours is logged and not tried again: others come after it."""
         self.index.fault = ZeroDivisionError()
         self.add("1.1")
-        self.threads.run()
-        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
-        self.assertEqual(self.clock.getDelayedCalls(), [])
-        self.index.fault = None
+        self.clock.advance(GATHER)
         self.add("1.2")
         self.threads.run()
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.index.fault = None
+        self.gather()
         self.assertEqual(self.index.batches, [["1.2"]])
+        self.assertIdle()
         self.assertEqual((self.writer._objects, self.writer._size), (0, 0))
 
 
@@ -346,18 +396,32 @@ class SettledTests(WriterTestCase):
         """Where nothing waits, all is in the index."""
         self.successResultOf(self.writer.settled())
         self.add("1.1")
-        self.threads.run()
+        self.gather()
         self.successResultOf(self.writer.settled())
         self.assertEqual(self.threads.waiting, [])
+
+    def test_at_once(self) -> None:
+        """Who waits for what is being gathered makes its transaction begin at once."""
+        self.add("1.1", "1.2")
+        self.assertEqual(len(self.clock.getDelayedCalls()), 1)
+        settled = self.writer.settled()
+        self.assertEqual((len(self.threads.waiting), self.clock.getDelayedCalls()), (1, []))
+        self.threads.run()
+        self.successResultOf(settled)
+        self.assertEqual(self.index.batches, [["1.1", "1.2"]])
+        self.assertIdle()
 
     def test_what_was_added_before(self) -> None:
         """It waits for what was added before, on its way or not, and not for what comes after."""
         self.add("1.1")
+        self.clock.advance(GATHER)
         first = self.writer.settled()
         self.threads.run()
         self.successResultOf(first)
-        self.assertEqual(self.threads.waiting, [])  # for that there need be no transaction
-        self.add("1.2", "1.3")
+        self.assertIdle()  # for that there need be no transaction
+        self.add("1.2")
+        self.clock.advance(GATHER)
+        self.add("1.3")
         second = self.writer.settled()
         self.threads.run()
         self.assertNoResult(second)
@@ -365,11 +429,14 @@ class SettledTests(WriterTestCase):
         self.threads.run()
         self.successResultOf(second)
         self.assertEqual(self.index.batches, [["1.1"], ["1.2"], ["1.3"]])
+        self.gather()
+        self.assertEqual(self.index.batches[3:], [["1.4"]])
 
     def test_fault(self) -> None:
         """It fails if the index does, which is tried then, and tells the fault as it is."""
         self.index.fault = LOCKED
         self.add("1.1")
+        self.clock.advance(GATHER)
         first = self.writer.settled()
         self.threads.run()
         self.assertNoResult(first)
@@ -383,21 +450,46 @@ class SettledTests(WriterTestCase):
         self.threads.run()
         self.successResultOf(third)
         self.assertEqual(self.index.batches, [["1.1"]])
-        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.assertIdle()
 
 
 class CloseTests(WriterTestCase):
     wait = False
 
-    def test_drains(self) -> None:
-        """Closing waits until all is in the index."""
+    def test_at_once(self) -> None:
+        """Closing enters what is being gathered at once, and leaves nothing on the clock."""
         self.add("1.1", "1.2")
+        closed = self.writer.close()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.assertNoResult(closed)
+        self.threads.run()
+        self.successResultOf(closed)
+        self.assertEqual(self.index.batches, [["1.1", "1.2"]])
+        self.assertIdle()
+
+    def test_during_a_transaction(self) -> None:
+        """Closing waits until all is in the index, also what waits behind a transaction."""
+        self.add("1.1")
+        self.clock.advance(GATHER)
+        self.add("1.2")
         closed = self.writer.close()
         self.threads.run()
         self.assertNoResult(closed)
         self.threads.run()
         self.successResultOf(closed)
         self.assertEqual(self.index.batches, [["1.1"], ["1.2"]])
+        self.assertIdle()
+
+    def test_added_after(self) -> None:
+        """What a last commit brings after that is entered at once, or left to the next start."""
+        self.successResultOf(self.writer.close())
+        for uid, fault in (("1.1", None), ("1.2", LOCKED)):
+            self.index.fault = fault
+            self.successResultOf(self.add(uid)[0])
+            self.assertEqual(self.clock.getDelayedCalls(), [])
+            self.threads.run()
+            self.assertIdle()
+        self.assertEqual(self.index.batches, [["1.1"]])
 
     def test_nothing(self) -> None:
         """Where there is nothing to wait for, closing does not."""
@@ -410,14 +502,13 @@ class CloseTests(WriterTestCase):
             self.index.fault = LOCKED
             self.add("1.1", "1.2")
             if before:
-                self.threads.run()
-                self.threads.run()
+                self.gather()
                 self.assertEqual(len(self.clock.getDelayedCalls()), 1)
             closed = self.writer.close()
             while self.threads.waiting:
                 self.threads.run()
             self.successResultOf(closed)
-            self.assertEqual(self.clock.getDelayedCalls(), [])
+            self.assertIdle()
             self.assertEqual(self.levels(), [LogLevel.error, LogLevel.warn])
             self.assertEqual(self.logged[-1]["objects"], 2)
 
@@ -520,6 +611,7 @@ class ArchiveTests(SynchronousTestCase):
 
     def assertAgree(self, where: object = None) -> list[str]:
         """Index and files agree: the index has what one made from the files has; their SOP Instance UIDs."""
+        self.successResultOf(self.writer.settled())
         path = self.root.parent / "made-anew" / FILE_NAME
         index = Index(path, ATTRIBUTES, synchronous=False, files=self.index._files)
         index.open()

@@ -461,12 +461,14 @@ class NegotiationTests(CasesTestCase):
         server = Twistd(self)
         storage = (1, CT, [IMPLICIT])
         role = RoleSelection(CT, scu_role=True, scp_role=True)
+        scp = RoleSelection(CT, scu_role=False, scp_role=True)
         extended = SOPClassExtendedNegotiation(CT, bytes((2, 0, 3, 0, 0, 0)))
         foreign = SOPClassExtendedNegotiation("1.2.3", b"1")
         identity = UserIdentityRQ(1, positive_response_requested=True, primary_field=b"me")
         cases: list[tuple[str, tuple[SubItem, ...], type[SubItem], int]] = [
             ("no role", (), RoleSelection, 0),
             ("role", (role,), RoleSelection, 1),
+            ("role of the SCP alone", (scp,), RoleSelection, 1),
             ("role of another class", (RoleSelection("1.2.3", True, True),), RoleSelection, 0),
             ("no extended negotiation", (), SOPClassExtendedNegotiation, 0),
             ("extended negotiation", (extended,), SOPClassExtendedNegotiation, 1),
@@ -482,7 +484,7 @@ class NegotiationTests(CasesTestCase):
                 found = answer.user_information.all(kind)
                 self.assertEqual(len(found), number, found)
                 if kind is RoleSelection and number:
-                    self.assertEqual(list(found), [role])
+                    self.assertEqual(found, sub_items)  # granted: we are stored to, and send for C-GET
                 scu.release()
 
     def test_titles_are_returned(self) -> None:
