@@ -61,6 +61,11 @@ def status_of(error: Exception) -> Exit:
 
 def why(error: Exception) -> str:
     """An error in words, with the file that it is about."""
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return str(error) or type(error).__name__
+    filename = error.filename if isinstance(error, OSError) else None
+    return f"{filename}: {reason(error)}" if filename else reason(error)
+
+
+def reason(error: Exception) -> str:
+    """An error in words, where it is known which file it is about."""
+    said = error.strerror if isinstance(error, OSError) else None
+    return said or str(error) or type(error).__name__

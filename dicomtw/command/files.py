@@ -11,7 +11,7 @@ from sys import intern
 import attrs
 
 from dicomtw import uids
-from dicomtw.command.exits import Fault, why
+from dicomtw.command.exits import Fault, reason, why
 from dicomtw.storage import part10
 from dicomtw.storage.data_set_file import open_data_set
 from dicomtw.storage.part10 import FileHead
@@ -53,7 +53,7 @@ class Scan:
             head = _head_of(path)
             fault = _fault_of(head)
         except (OSError, ValueError) as error:
-            fault = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
+            fault = reason(error)
         if fault:
             self.skipped[fault] += 1
             return fault

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from pathlib import Path
 
 from dicomtw.command.exits import Fault
@@ -33,6 +34,8 @@ class Journal:
             raise Fault(f"cannot use the journal {path}: {error.strerror}") from None
 
     def _read(self) -> None:
+        if not stat.S_ISREG(os.fstat(self._fd).st_mode):
+            return
         line = b"\n"
         with open(self._fd, "rb", closefd=False) as file:
             for line in file:

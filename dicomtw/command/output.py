@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 
 from dicomtw.command.terminal import printable
 from dicomtw.encoding import dictionary
@@ -21,7 +21,7 @@ _SAMPLE = 200
 #: Text that may wait for whoever reads it, in characters.
 _WAITING = 1 << 16
 
-_IntegerVRs = ("IS", "US", "SS", "UL", "SL", "UV", "SV")
+_INTEGERS = ("IS", "US", "SS", "UL", "SL", "UV", "SV")
 _FLOATS = ("DS", "FL", "FD")
 
 
@@ -175,7 +175,7 @@ def _simple(vr: str, value: Any) -> Any:
         return base64.b64encode(value).decode("ascii")
     if value is None or value == "":
         return None
-    if vr in _IntegerVRs:
+    if vr in _INTEGERS:
         return int(value)
     if vr in _FLOATS:
         return float(value)
@@ -205,7 +205,8 @@ class Written:
         self._stream = sys.stdout if stream is None else stream
         self._waiting: list[str] = []
         self._length = 0
-        self._writing: Deferred[None] | None = None
+        self._busy = False
+        self._writing: Deferred[None] = succeed(None)
         self._fault: Exception | None = None
 
     async def write(self, text: str) -> None:
@@ -215,14 +216,15 @@ class Written:
         if text:
             self._waiting.append(text)
             self._length += len(text)
-            if self._writing is None:
+            if not self._busy:
+                self._busy = True
                 self._writing = Deferred.fromCoroutine(self._write())
         if self._length > _WAITING:
             await self.flush()
 
     async def flush(self) -> None:
         """Wait until all is written; raises what writing has raised."""
-        if self._writing is not None:
+        if self._busy:
             await self._writing
         if self._fault is not None:
             raise self._fault
@@ -237,7 +239,7 @@ class Written:
         except Exception as fault:
             self._fault = fault
         finally:
-            self._writing = None
+            self._busy = False
 
     def _put(self, text: str) -> None:
         encoding = self._stream.encoding or "utf-8"

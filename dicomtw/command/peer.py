@@ -81,12 +81,19 @@ def _remote(arguments: Namespace) -> Remote:
         if text in known:
             return known[text]
     if not _HOST_AND_PORT.fullmatch(text):
-        among = "" if arguments.config is None else f", or the AE title of a remote in {arguments.config}"
+        among = (
+            ""
+            if arguments.config is None
+            else f", or the AE title of a remote with host and port in {arguments.config}"
+        )
         raise Fault(f"PEER is [AET@]HOST:PORT{among}, not {text!r}")
     try:
-        return parse_remote(text if "@" in text else f"ANY-SCP@{text}")
+        remote = parse_remote(text if "@" in text else f"ANY-SCP@{text}")
     except ConfigError as fault:
         raise Fault(f"PEER {text!r}: {fault}") from None
+    if not remote.port:
+        raise Fault(f"PEER {text!r}: nobody can be at port 0")
+    return remote
 
 
 def _remotes(arguments: Namespace) -> dict[str, Remote]:

@@ -45,25 +45,25 @@ def run(work: Callable[[], Work]) -> Any:
     globalLogBeginner.beginLoggingTo([_Said()], redirectStandardIO=False)
     outcome: list[Any] = []
     signals: list[int] = []
+    working: list[Deferred[Any]] = []
 
     def begin() -> None:
-        running = Deferred.fromCoroutine(work())
-        running.addBoth(outcome.append)
-        running.addBoth(lambda _: Deferred.fromCoroutine(_stop(reactor)))
+        working.append(Deferred.fromCoroutine(work()))
+        working[0].addBoth(outcome.append)
+        working[0].addBoth(lambda _: Deferred.fromCoroutine(_stop(reactor)))
 
-        def interrupt() -> None:
-            reactor.callLater(_GRACE, _leave, signals[0])
-            running.cancel()
+    def interrupt() -> None:
+        reactor.callLater(_GRACE, _leave, signals[0])
+        working[0].cancel()
 
-        def signalled(number: int, _: object) -> None:
-            signals.append(number)
-            if len(signals) > 1:
-                _leave(number)
-            reactor.callFromThread(interrupt)
+    def signalled(number: int, _: object) -> None:
+        signals.append(number)
+        if len(signals) > 1:
+            _leave(number)
+        reactor.callFromThread(interrupt)
 
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signalled)
-
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signalled)
     reactor.callWhenRunning(begin)
     reactor.run(installSignalHandlers=False)
     if signals:

@@ -13,7 +13,7 @@ import attrs
 
 from dicomtw.command import terminal
 from dicomtw.command.contexts import Batch, batches
-from dicomtw.command.exits import Exit, Fault, why
+from dicomtw.command.exits import Exit, Fault, reason
 from dicomtw.command.files import Found, Scan, files_in
 from dicomtw.command.journal import DEFAULT, Journal
 from dicomtw.command.peer import Peer, peer_of
@@ -23,10 +23,10 @@ from dicomtw.dimse import status
 from dicomtw.errors import AssociationLost, NotAccepted, NotConnected, OperationFailed, Rejected
 from dicomtw.scu import SCU
 
-#: How often a file is tried on associations that end under it.
-_TRIES = 3
+#: How often a file is tried alone after an association has ended under it.
+_TRIES = 2
 #: Associations in a row that may end without an object sent.
-_FRUITLESS = 3
+_FRUITLESS = 10
 #: Failures that are told each, unless -v is given.
 _TOLD = 10
 
@@ -107,6 +107,8 @@ class Sending:
         self._outcome = outcome
         self._tries: dict[str, int] = {}
         self._waiting: deque[Found] = deque()
+        #: Those under which associations have ended that others were on, too.
+        self._lost: list[Found] = []
 
     async def send(self, found: Iterable[Batch], jobs: int) -> None:
         """Send batch after batch on `jobs` associations each.
@@ -115,35 +117,43 @@ class Sending:
         """
         for batch in found:
             self._waiting.extend(batch.files)
-            faults = await together(self._job(batch) for _ in range(min(jobs, len(batch.files))))
-            if self._waiting:
-                raise next(fault for fault in faults if fault is not None)
+            await self._all(batch, jobs)
+            self._waiting.extend(self._lost)
+            self._lost.clear()
+            await self._all(batch, jobs, alone=True)
 
-    async def _job(self, batch: Batch) -> AssociationLost | None:
+    async def _all(self, batch: Batch, jobs: int, *, alone: bool = False) -> None:
+        """Send what is waiting; `alone`: one after the other, so that it shows what ends an association."""
+        faults = await together(self._job(batch, alone) for _ in range(min(jobs, len(self._waiting))))
+        if self._waiting:
+            raise next(fault for fault in faults if fault is not None)
+
+    async def _job(self, batch: Batch, alone: bool) -> AssociationLost | None:
         """Associate until all files are sent; why that is no use any more, else None."""
         fruitless = 0
+        window = 1 if alone else self._window
         while self._waiting:
             before = self._outcome.sent
             try:
-                async with self._peer.associate(batch.contexts, operations_window=self._window) as scu:
-                    await together(self._pump(scu) for _ in range(self._window))
+                async with self._peer.associate(batch.contexts, operations_window=window) as scu:
+                    await together(self._pump(scu, alone) for _ in range(window))
             except (NotConnected, Rejected) as fault:
                 return fault
             except AssociationLost as fault:
                 fruitless = 0 if self._outcome.sent > before else fruitless + 1
-                if fruitless == _FRUITLESS:
+                if fruitless == _FRUITLESS and not alone:
                     return fault
                 terminal.say(f"association lost: {fault}", least=1)
         return None
 
-    async def _pump(self, scu: SCU) -> None:
+    async def _pump(self, scu: SCU, alone: bool) -> None:
         """Send one file after the other."""
         while self._waiting:
             file = self._waiting.popleft()
             try:
                 response = await scu.c_store(Path(file.path))
             except AssociationLost as fault:
-                self._again(file, fault)
+                self._again(file, fault, alone)
                 raise
             except (OperationFailed, NotAccepted, OSError, ValueError) as fault:
                 self._failed(file, fault)
@@ -160,8 +170,11 @@ class Sending:
             self._journal.add(file)
         self._bar.advance()
 
-    def _again(self, file: Found, fault: AssociationLost) -> None:
-        """Try a file once more whose association has ended, unless that may be its own doing."""
+    def _again(self, file: Found, fault: AssociationLost, alone: bool) -> None:
+        """Try a file once more whose association has ended, which may be its own doing: later, and alone."""
+        if not alone:
+            self._lost.append(file)
+            return
         tries = self._tries[file.path] = self._tries.get(file.path, 0) + 1
         if tries < _TRIES:
             self._waiting.append(file)
@@ -171,7 +184,7 @@ class Sending:
     def _failed(self, file: Found, fault: Exception) -> None:
         self._outcome.failed += 1
         if self._outcome.failed <= _TOLD or terminal.verbosity > 0:
-            terminal.say(f"{file.path}: {why(fault)}")
+            terminal.say(f"{file.path}: {reason(fault)}")
         elif self._outcome.failed == _TOLD + 1:
             terminal.say("further failures are counted only; -v tells them too")
         self._bar.advance()

@@ -1,0 +1,103 @@
+"""dicomtw.command.peer: whom PEER names, and how to get there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from dicomtw.client import TLS
+from dicomtw.command.arguments import parser
+from dicomtw.command.exits import Fault
+from dicomtw.command.peer import Peer, peer_of
+
+CONFIGURATION = """
+[[remote]]
+aet = "PACS"
+host = "192.0.2.7"
+port = 104
+retries = 3
+
+[[remote]]
+aet = "NOWHERE"
+"""
+
+
+class PeerTests(SynchronousTestCase):
+    def peer(self, *words: str) -> Peer:
+        return peer_of(parser().parse_args(["echo", *words]))
+
+    def fault(self, *words: str) -> str:
+        return str(self.assertRaises(Fault, self.peer, *words))
+
+    def configuration(self) -> str:
+        path = Path(self.mktemp())
+        path.write_text(CONFIGURATION)
+        return f"--config={path}"
+
+    def test_spellings(self) -> None:
+        """A peer is host and port, perhaps with its AE title, which -aec overrides."""
+        cases = [
+            (["localhost:104"], "ANY-SCP@localhost:104"),
+            (["PMOD@localhost:104"], "PMOD@localhost:104"),
+            (["PMOD@[::1]:104"], "PMOD@[::1]:104"),
+            (["[::1]:104"], "ANY-SCP@[::1]:104"),
+            (["PMOD@localhost:104", "-aec", "OTHER"], "OTHER@localhost:104"),
+        ]
+        for words, expected in cases:
+            self.assertEqual(str(self.peer(*words)), expected)
+
+    def test_no_peers(self) -> None:
+        """What is none is told in one line, with what a peer looks like."""
+        for word in (
+            "localhost",
+            "PMOD",
+            "PMOD@localhost",
+            ":104",
+            "@localhost:104:5",
+            "localhost:x",
+            "::1:104",
+        ):
+            self.assertIn(repr(word), self.fault(word))
+        self.assertEqual(self.fault("PMOD"), "PEER is [AET@]HOST:PORT, not 'PMOD'")
+        self.assertIn("nobody can be at port 0", self.fault("localhost:0"))
+        self.assertIn("takes an AE title", self.fault("TITLE-OF-17-CHARS@localhost:104"))
+
+    def test_configured(self) -> None:
+        """With a configuration a peer can be named by the AE title of a remote, and has its settings."""
+        config = self.configuration()
+        peer = self.peer(config, "PACS")
+        self.assertEqual((str(peer), peer.remote.retries), ("PACS@192.0.2.7:104", 3))
+        self.assertEqual(str(self.peer(config, "localhost:104")), "ANY-SCP@localhost:104")
+        self.assertEqual(str(self.peer(config, "PACS", "-aec", "X")), "X@192.0.2.7:104")
+
+    def test_not_configured(self) -> None:
+        """Nobody can connect to a remote without host and port, nor to one that is not there."""
+        config = self.configuration()
+        for word in ("NOWHERE", "pacs"):
+            self.assertIn("or the AE title of a remote with host and port in", self.fault(config, word))
+        self.assertIn("No such file", self.fault("--config=/nowhere", "PACS"))
+
+    def test_limits(self) -> None:
+        """Timeouts and the length of PDUs are those of the command line."""
+        peer = self.peer("localhost:104", "-to", "3", "-td", "1000", "-pdu", "16384", "--retries", "2")
+        self.assertEqual((peer.limits.artim_timeout, peer.limits.dimse_timeout), (3.0, 1000.0))
+        self.assertEqual((peer.limits.idle_timeout, peer.maximum_length, peer.retries), (1000.0, 16384, 2))
+
+    def test_tls(self) -> None:
+        """TLS verifies the peer unless that is turned off, and its files are looked at first."""
+        self.assertIsNone(self.peer("localhost:104").tls)
+        self.assertEqual(self.peer("localhost:104", "-tls").tls, TLS())
+        self.assertEqual(self.peer("localhost:104", "--tls", "--tls-no-verify").tls, TLS(verify=False))
+        self.assertIn("/nowhere", self.fault("localhost:104", "--tls", "--tls-ca=/nowhere"))
+
+    def test_tls_options_alone(self) -> None:
+        """Options of TLS without TLS are a fault, for nothing would be encrypted."""
+        for option in ("--tls-ca=x", "--tls-cert=x", "--tls-key=x", "--tls-no-verify"):
+            self.assertEqual(self.fault("localhost:104", option), f"{option.removesuffix('=x')} needs --tls")
+
+    def test_what_cannot_be_proposed(self) -> None:
+        """More contexts than an association can have are a fault, too."""
+        contexts = [f"1.2.{at}" for at in range(129)]
+        fault = self.assertRaises(Fault, self.peer("localhost:104").associate, contexts)
+        self.assertEqual(str(fault), "129 presentation contexts; 1 to 128 are possible")
