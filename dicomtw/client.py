@@ -188,17 +188,11 @@ class _Connect:
             raise
         except Exception as error:
             raise NotConnected(f"cannot connect to {_name(self.peer)}: {_words(error)}") from None
-        # Until TLS has come about nothing of what we write is taken, and that is no matter of DIMSE.
-        why = "no answer to the A-ASSOCIATE-RQ within the ARTIM time"
-        timer = self.reactor.callLater(self.limits.artim_timeout, protocol.association.abort, why)
         try:
             await protocol.association.established
         except CancelledError:
             protocol.association.abort("the request was cancelled")
             raise
-        finally:
-            if timer.active():
-                timer.cancel()
         return SCU(protocol.association)
 
 

@@ -142,12 +142,12 @@ class Operation:
             "error_comment": response.comment[:64] or None,
         }
         possible = {element.name for element in answer.optional}
+        said_again = {name: value for name, value in elements.items() if name in possible}
         return answer(
             data_set=response.data_set is not None,
             message_id_being_responded_to=request.message_id,
             status=response.status,
-            **{name: value for name, value in elements.items() if name in possible},
-            **response.elements,
+            **{**said_again, **response.elements},
         )
 
 

@@ -206,14 +206,14 @@ class AssociationProtocol(Protocol):
         since = self._last_activity
         if self.provider.state in (State.Sta1, State.Sta13):
             return
-        if self._unread_since is not None:
+        if self.provider.state == State.Sta5:
+            since = self._began  # however slowly it comes, or TLS comes about before
+            limit, why = limits.artim_timeout, "no answer to the A-ASSOCIATE-RQ within the ARTIM time"
+        elif self._unread_since is not None:
             since = self._unread_since  # whatever it sends meanwhile
             limit, why = limits.dimse_timeout, "the peer does not read our answers"
         elif self._holds:
             limit, why = limits.dimse_timeout, ""  # it is our turn, however long that takes
-        elif self.provider.state == State.Sta5:
-            since = self._began  # however slowly it comes
-            limit, why = limits.artim_timeout, "no answer to the A-ASSOCIATE-RQ within the ARTIM time"
         elif self.association.sends:
             limit, why = limits.dimse_timeout, ""
         elif self.association.waits_for_response:

@@ -47,6 +47,7 @@ class Request:
         self._asked: Deferred[Answer] | None = None
         self._lost: AssociationLost | None = None
         self._closed = False
+        self._ended: list[Deferred[None]] = []
         self._full = False
         self._tell_full = full
 
@@ -76,11 +77,16 @@ class Request:
     def _not_asked(self, _: object) -> None:
         self._asked = None
 
-    def close(self) -> None:
-        """Nobody asks any more: what has come is dropped, and what is still to come."""
+    def close(self) -> Deferred[None]:
+        """Nobody asks any more: what has come and what is still to come is dropped. Fires when it is over."""
         self._closed = True
         self._answers.clear()
         self._see_whether_full()
+        if self.over:
+            return succeed(None)
+        ended: Deferred[None] = Deferred(self._ended.remove)
+        self._ended.append(ended)
+        return ended
 
     def answered(self, answer: Answer) -> None:
         """A response has come."""
@@ -90,6 +96,11 @@ class Request:
         elif not self._closed:
             self._answers.append(answer)
             self._see_whether_full()
+        self._tell_ended()
+
+    def _tell_ended(self) -> None:
+        while self.over and self._ended:
+            self._ended.pop().callback(None)
 
     def _see_whether_full(self) -> None:
         full = len(self._answers) >= _MAXIMUM_WAITING and self._lost is None
@@ -105,6 +116,7 @@ class Request:
         asked, self._asked = self._asked, None
         if asked is not None:
             asked.errback(fault)
+        self._tell_ended()
 
 
 class Requests:

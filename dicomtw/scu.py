@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import attrs
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 
 from dicomtw import uids
 from dicomtw.dimse import status
@@ -33,7 +33,7 @@ from dicomtw.dimse.messages import (
     N_SET_RQ,
     MessageType,
 )
-from dicomtw.errors import AssociationLost, NotAccepted, OperationFailed
+from dicomtw.errors import NotAccepted, OperationFailed
 from dicomtw.requestor import RequestedAssociation
 from dicomtw.requests import Answer, Request
 from dicomtw.services import DataSetSource, Response
@@ -113,18 +113,21 @@ class SCU:
     def _prepare(self, source: Any, transcoded: bool) -> tuple[AcceptedContext, str, DataSetSource]:
         """The context to store an object in, its SOP instance, and its data set for that context. Blocks."""
         file: DataSetFile | None = None
-        if isinstance(source, str | Path):
-            source = Path(source).resolve()
-            file = open_data_set(source)
-        elif hasattr(source, "read"):
-            source, file = _opened(source)
-        try:
+        with contextlib.ExitStack() as opened, contextlib.ExitStack() as unsent:
+            if isinstance(source, str | Path):
+                source = Path(source).resolve()
+                file = open_data_set(source)
+            elif hasattr(source, "read"):
+                source = _file(source, opened)
+                file = _at_data_set(source)
+            if file is not None:
+                unsent.callback(file.close)
             sop_class_uid, sop_instance_uid, transfer_syntax = _about(source if file is None else file)
             contexts = self._contexts(sop_class_uid)
             context = next((one for one in contexts if one.transfer_syntax == transfer_syntax), None)
             if context is not None and file is not None:
-                sent, file = file, None
-                return context, sop_instance_uid, sent
+                unsent.pop_all()
+                return context, sop_instance_uid, file
             if context is not None:
                 return context, sop_instance_uid, io.BytesIO(encode(source, transfer_syntax))
             if not transcoded:
@@ -135,9 +138,6 @@ class SCU:
                 raise self._not_accepted(sop_class_uid, transfer_syntax, str(why)) from None
             context = next(one for one in contexts if one.transfer_syntax == chosen)
             return context, sop_instance_uid, io.BytesIO(data_set)
-        finally:
-            if file is not None:
-                file.close()
 
     def c_find(
         self, identifier: Identifier, *, sop_class_uid: str = uids.STUDY_ROOT_FIND, priority: int = MEDIUM
@@ -288,6 +288,8 @@ class SCU:
         progress: Callable[[Retrieval], object] | None,
         **elements: Any,
     ) -> Deferred[Retrieval]:
+        given_up = False
+
         async def retrieve() -> Retrieval:
             request = await self._invoke(
                 sop_class_uid, message_type, identifier, affected_sop_class_uid=sop_class_uid, **elements
@@ -301,6 +303,8 @@ class SCU:
                         break
                     if progress is not None:
                         progress(retrieval)
+                    if given_up:  # by `progress`, while there is nothing to wait for
+                        raise CancelledError
             finally:
                 self.association.cancel(request)
                 request.close()
@@ -309,7 +313,19 @@ class SCU:
                 raise OperationFailed(name, retrieval.status, comment, retrieval)
             return retrieval
 
-        return Deferred.fromCoroutine(retrieve())
+        def give_up(_: object) -> None:
+            nonlocal given_up
+            given_up = True
+            retrieving.cancel()
+
+        def tell(outcome: Any) -> None:
+            if not told.called:
+                told.callback(outcome)
+
+        told: Deferred[Retrieval] = Deferred(give_up)
+        retrieving = Deferred.fromCoroutine(retrieve())
+        retrieving.addBoth(tell)
+        return told
 
 
 class Matches(AsyncIterator[Any]):
@@ -360,10 +376,7 @@ class Matches(AsyncIterator[Any]):
         request, self._over = self._request, True
         if request is not None:
             self._scu.association.cancel(request)
-            request.close()
-            with contextlib.suppress(AssociationLost):
-                while not request.over:
-                    await request.answer()
+            await request.close()
 
 
 def _dataset(identifier: Any) -> Any:
@@ -401,19 +414,24 @@ def _about(source: Any) -> tuple[str, str, str]:
     return sop_class_uid, sop_instance_uid, transfer_syntax_of(source)
 
 
-def _opened(source: Any) -> tuple[Any, DataSetFile]:
-    """What is open for reading bytes: as a file that can be read again, and the same at its data set."""
+def _file(source: Any, opened: contextlib.ExitStack) -> Any:
+    """What is open for reading bytes, as a file of the operating system, at its beginning."""
+    file = source
     if not isinstance(getattr(source, "raw", source), io.FileIO):  # a member of an archive, say
-        copied = tempfile.TemporaryFile()  # noqa: SIM115 - closed when nobody refers to it
+        file = tempfile.TemporaryFile()  # noqa: SIM115
+        opened.callback(file.close)
         if source.seekable():
             source.seek(0)
-        shutil.copyfileobj(source, copied)
-        copied.flush()
-        source = copied
-    source.seek(0)
-    fd = os.dup(source.fileno())
+        shutil.copyfileobj(source, file)
+    file.seek(0)
+    return file
+
+
+def _at_data_set(file: Any) -> DataSetFile:
+    """The same file, open once more."""
+    fd = os.dup(file.fileno())
     try:
-        return source, DataSetFile(fd)
+        return DataSetFile(fd)
     except BaseException:
         os.close(fd)
         raise

@@ -63,7 +63,8 @@ class WindowTests(RequestsTestCase):
         self.assertEqual((first.message_id, second.message_id), (1, 2))
         self.answered(first)
         self.assertEqual(self.begun().message_id, 3)
-        for expected in range(4, 0x10000):
+        self.requests._last_message_id = 0xFFFD
+        for expected in (0xFFFE, 0xFFFF):
             request = self.begun()
             self.assertEqual(request.message_id, expected)
             self.answered(request)
@@ -214,16 +215,26 @@ class AnswerTests(RequestsTestCase):
         request = self.begun(C_FIND_RQ)
         for _ in range(64):
             self.answered(request, 0xFF00)
-        request.close()
+        closed, given_up = request.close(), request.close()
+        given_up.cancel()
+        self.failureResultOf(given_up, CancelledError)
         self.assertEqual(self.full, [True, False])
         for _ in range(100):
             self.answered(request, 0xFF00)
         asked = request.answer()
         self.assertNoResult(asked)
+        self.assertNoResult(closed)
         self.answered(request)
         self.successResultOf(asked)
+        self.successResultOf(closed)
         self.assertEqual((self.full, request.over), ([True, False], True))
-        request.close()
+        self.successResultOf(request.close())
+
+    def test_closed_and_lost(self) -> None:
+        """It is over, too, when the association is lost."""
+        closed = self.begun(C_FIND_RQ).close()
+        self.requests.lost("aborted by the peer")
+        self.successResultOf(closed)
 
     def test_closed_after_its_end(self) -> None:
         """The same, when its last response has come already."""
@@ -232,7 +243,7 @@ class AnswerTests(RequestsTestCase):
             self.answered(request, 0xFF00)
         self.answered(request)
         self.assertEqual(self.full, [True])
-        request.close()
+        self.successResultOf(request.close())
         self.assertEqual(self.full, [True, False])
 
     def test_cancellable(self) -> None:
