@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import socket
 import ssl
+from collections.abc import Sequence
 
 from benchmarks import objects
 from dicomtw import uids
 from dicomtw.dimse.messages import C_ECHO_RQ, C_STORE_RQ, Command
-from dicomtw.dimse.writer import command_pdus, p_data_header
+from dicomtw.dimse.writer import command_pdus, data_set_pdus, p_data_header
 from dicomtw.testing import associate_rq
 from dicomtw.ul.pdu import A_RELEASE_RQ, LAST
 
@@ -16,7 +17,10 @@ _CONTEXT_ID = 1
 
 
 class Sender:
-    """One association with a server on loopback; `pdu` is the length of the P-DATA-TF it sends, in bytes."""
+    """One association with a server on loopback; `pdu` is the length of the P-DATA-TF it sends, in bytes.
+
+    It stores objects of the SOP class `abstract_syntax`, small ones also of `others`.
+    """
 
     def __init__(
         self,
@@ -24,6 +28,7 @@ class Sender:
         pdu: int = 16384,
         abstract_syntax: str = objects.CT_IMAGE_STORAGE,
         tls: ssl.SSLContext | None = None,
+        others: Sequence[str] = (),
     ) -> None:
         plain = socket.create_connection(("127.0.0.1", port), 60)
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -31,7 +36,12 @@ class Sender:
         self._abstract_syntax = abstract_syntax
         self._step = pdu - 6
         self._message_id = 0
-        proposal = associate_rq({_CONTEXT_ID: (abstract_syntax, uids.EXPLICIT_VR_LITTLE_ENDIAN)})
+        self._contexts = {
+            uid: 2 * number + _CONTEXT_ID for number, uid in enumerate((abstract_syntax, *others))
+        }
+        proposal = associate_rq(
+            {number: (uid, uids.EXPLICIT_VR_LITTLE_ENDIAN) for uid, number in self._contexts.items()}
+        )
         self._socket.sendall(proposal.encode())
         answer = self._pdu()
         if answer[0] != 0x02:
@@ -70,6 +80,21 @@ class Sender:
         """The status of a C-STORE of a data set that is `head` and then `repeat` times `pixels`."""
         self.begin_store(sop_instance_uid)
         self.send_data(head, pixels, repeat)
+        return self._answer()
+
+    def store_small(self, sop_class_uid: str, sop_instance_uid: str, data_set: bytes) -> int:
+        """The status of a C-STORE that is written at once, of any of the SOP classes."""
+        self._message_id = self._message_id % 65535 + 1
+        request = C_STORE_RQ(
+            affected_sop_class_uid=sop_class_uid,
+            affected_sop_instance_uid=sop_instance_uid,
+            message_id=self._message_id,
+            priority=0,
+        )
+        context_id, length = self._contexts[sop_class_uid], self._step + 6
+        self._socket.sendall(
+            command_pdus(context_id, request.encode(), length) + data_set_pdus(context_id, data_set, length)
+        )
         return self._answer()
 
     def begin_store(self, sop_instance_uid: str) -> None:

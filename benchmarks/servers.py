@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -15,6 +16,8 @@ from pathlib import Path
 import attrs
 
 _START = 20.0  # seconds for a server to listen
+#: Where Debian has it.
+ORTHANC = "/usr/sbin/Orthanc"
 
 
 @attrs.frozen
@@ -122,4 +125,33 @@ def storescp(
     with _running(
         "storescp", ["storescp", "-aet", "PMOD", *options, str(port)], port, directory, environment
     ) as running:
+        yield running
+
+
+@contextmanager
+def orthanc(directory: Path, calling: str = "SCU") -> Iterator[Running]:
+    """Orthanc as Debian has it, its files and its database in `directory`; it is called ORTHANC.
+
+    It knows `calling` on this host alone, sends small packets at once (DCMTK would wait) and does not sync
+    files. All else is as it comes.
+    """
+    port = free_port()
+    configuration = {
+        "Name": "bench",
+        "StorageDirectory": "store",
+        "IndexDirectory": "store",
+        "Plugins": [],
+        "HttpServerEnabled": False,
+        "DicomAet": "ORTHANC",
+        "DicomPort": port,
+        "DefaultEncoding": "Utf8",
+        "DicomModalities": {calling: [calling, "127.0.0.1", free_port()]},
+        "DicomCheckModalityHost": True,
+        "DicomAlwaysAllowStore": False,
+        "DicomScpTimeout": 600,
+        "SyncStorageArea": False,
+        "OverwriteInstances": False,
+    }
+    (directory / "orthanc.json").write_text(json.dumps(configuration))
+    with _running("Orthanc", [ORTHANC, "orthanc.json"], port, directory, {"TCP_NODELAY": "1"}) as running:
         yield running
