@@ -54,7 +54,7 @@ def contexts_of(sop_class_uid: str, transfer_syntaxes: Collection[str], *, as_is
     return own if as_is or not rest else [*own, (sop_class_uid, rest)]
 
 
-#: Compressed transfer syntaxes, for objects to come as they are, the frequent ones first.
+#: Transfer syntaxes for objects to come as they are, besides those of `FALLBACK`, the frequent ones first.
 COMPRESSED = (
     "1.2.840.10008.1.2.4.70",  # JPEG Lossless SV1
     "1.2.840.10008.1.2.4.90",  # JPEG 2000 Lossless
@@ -101,12 +101,13 @@ COMMON_SOP_CLASSES = tuple(
 def contexts_to_receive(sop_classes: Sequence[str], room: int) -> list[Context]:
     """`room` contexts at most in which a peer may send objects of these SOP classes.
 
-    What is uncompressed has one context for each SOP class, and compressed transfer syntaxes have one each as
-    far as there is room, so that the peer can send each object as it is.
+    What is uncompressed has a context for each SOP class, and where there is room each other transfer syntax
+    has one, too, so that the peer can send all objects as they are; where there is not they share some.
     """
     sop_classes = sop_classes[:room]
     share = room // max(1, len(sop_classes)) - 1
-    groups = [COMPRESSED[at::share] for at in range(min(share, len(COMPRESSED)))]
+    alone = [(uid,) for uid in (uids.IMPLICIT_VR_LITTLE_ENDIAN, *COMPRESSED)]
+    groups = alone if share >= len(alone) else [COMPRESSED[at::share] for at in range(share)]
     return [
         (sop_class_uid, transfer_syntaxes)
         for sop_class_uid in sop_classes
