@@ -23,6 +23,10 @@ TARGETS = (
 )
 
 
+#: A deflated identifier is inflated no further than this, in bytes: a peer's may be a bomb.
+_MAXIMUM_INFLATED = 16 << 20
+
+
 class CannotTranscode(ValueError):
     """Why an object cannot be had in another transfer syntax, or a data set cannot be encoded; one line."""
 
@@ -66,11 +70,17 @@ def encode(data_set: Any, transfer_syntax: str) -> bytes:
 
 
 def decode(data_set: bytes, transfer_syntax: str) -> Any:
-    """A `pydicom.Dataset` of an encoded data set, such as an identifier."""
+    """A `pydicom.Dataset` of an encoded data set, such as an identifier; raises `ValueError`."""
     from pydicom.filereader import read_dataset
 
     if transfer_syntax in uids.DEFLATED:
-        data_set = zlib.decompress(data_set, -zlib.MAX_WBITS)
+        inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+        try:
+            data_set = inflater.decompress(data_set, _MAXIMUM_INFLATED)
+        except zlib.error as error:
+            raise ValueError(f"the data set cannot be inflated: {error}") from None
+        if inflater.unconsumed_tail:
+            raise ValueError(f"the data set is longer than {_MAXIMUM_INFLATED} bytes when it is inflated")
     implicit = transfer_syntax in uids.IMPLICIT_VR
     return read_dataset(io.BytesIO(data_set), implicit, transfer_syntax != uids.EXPLICIT_VR_BIG_ENDIAN)
 
@@ -97,10 +107,10 @@ def transcode(source: Path | BinaryIO | Any, transfer_syntaxes: Sequence[str]) -
             data_set = copy.deepcopy(source)
         if is_encapsulated:
             data_set.decompress(generate_instance_uid=False)
+        if swap:
+            _swap(data_set)
     except Exception as error:  # decoders raise what they like
         raise CannotTranscode(f"it cannot be decompressed: {' '.join(str(error).split())}") from error
-    if swap:
-        _swap(data_set)
     return target, encode(data_set, target)
 
 
