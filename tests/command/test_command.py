@@ -198,6 +198,29 @@ class TerminalTests(SynchronousTestCase):
         self.assertTrue(err.getvalue().endswith("\r"), err.getvalue())
 
 
+class ReferenceTests(SynchronousTestCase):
+    """docs/command.rst"""
+
+    def setUp(self) -> None:
+        self.text = (CHECKOUT / "docs" / "command.rst").read_text("utf-8")
+
+    def test_options(self) -> None:
+        """It has every command and every option of each."""
+        subparsers = next(action for action in parser()._actions if action.dest == "command")
+        assert subparsers.choices is not None
+        self.assertCountEqual(subparsers.choices, COMMANDS)
+        for name, one in subparsers.choices.items():  # type: ignore[attr-defined]
+            self.assertIn(f"``dicomtw {name} ", self.text)
+            for option in (word for action in one._actions for word in action.option_strings):
+                if option not in ("-h", "--help", "--verbose", "--quiet"):
+                    self.assertRegex(self.text, rf"``{option}[`= ]", f"{name} {option}")
+
+    def test_exit_statuses(self) -> None:
+        """It has every exit status."""
+        for status in Exit:
+            self.assertRegex(self.text, rf"\b{status:d}\b")
+
+
 class StartTests(SynchronousTestCase):
     """What the command imports, in processes of its own."""
 
