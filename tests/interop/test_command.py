@@ -24,7 +24,7 @@ from tests.interop import peers
 from tests.interop.cases import CasesTestCase
 from tests.interop.files import Source, sources, stored_data_set
 from tests.interop.peers import SCP, missing
-from tests.interop.twistd import Twistd, environment, objects_in, temporary_directory, wait_until
+from tests.interop.twistd import PATIENCE, Twistd, environment, objects_in, temporary_directory, wait_until
 from tests.running import Running, free_ports
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
@@ -321,7 +321,11 @@ class OwnServerTests(CommandTestCase):
         uid = str(pydicom.dcmread(sent[0].path, stop_before_pixels=True).PatientID)
         wanted = ("-L", "PATIENT", "-k", f"PatientID={uid}")
         with start("move", peer, "--to", "SLOW", *wanted) as process:
-            slow.running.wait_for("Store Request")
+            wait_until(
+                lambda: "Store Request" in slow.running.log or process.poll() is not None,
+                f"the first object, of {server.log}",
+                PATIENCE,
+            )
             process.send_signal(signal.SIGINT)
             out, err = process.communicate(timeout=20)
         self.assertEqual((process.returncode, out, err), (130, "", ""))
