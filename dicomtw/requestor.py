@@ -103,6 +103,11 @@ class RequestedAssociation(Association):
         self._not_scu: frozenset[str] = frozenset()
         self._releasing = False
 
+    @property
+    def operations_window(self) -> int:
+        """Operations of ours that may be outstanding at a time, as was agreed on; 0: any number."""
+        return self._requests.window
+
     def request(self) -> None:
         """PS3.8 7.1: ask for the association on the connection that is open."""
         self.provider.associate_request(self._rq)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import attrs
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
 
 from dicomtw import uids
 from dicomtw.dimse import status
@@ -43,6 +43,9 @@ from dicomtw.ul.negotiation import AcceptedContext
 
 T = TypeVar("T")
 
+#: Stores under way at a time where the peer sets no limit.
+_MANY = 16
+
 #: A `pydicom.Dataset`, or its elements by keyword.
 Identifier = Any
 
@@ -69,6 +72,8 @@ class SCU:
 
     def __init__(self, association: RequestedAssociation) -> None:
         self.association = association
+        # What is prepared has a file open, and its beginning in memory: one more than can be under way.
+        self._prepared = DeferredSemaphore((association.operations_window or _MANY) + 1)
 
     def release(self) -> Deferred[None]:
         """PS3.8 7.2: end the association in order."""
@@ -88,12 +93,20 @@ class SCU:
         """PS3.7 9.1.1: store a file, by its path or open for reading bytes, or a `pydicom.Dataset`.
 
         A file is sent as it is where its transfer syntax is accepted; else, if `transcoded`, in one that is,
-        as far as pydicom can make it. An open file is read from its beginning, and left open.
+        as far as pydicom can make it. An open file is read from its beginning, and left open. Any number can
+        be asked for at once: a file is opened when it is its turn.
         Raises `OSError`, `ValueError` for what is no DICOM file.
         """
         return Deferred.fromCoroutine(self._c_store(source, priority, transcoded))
 
     async def _c_store(self, source: Any, priority: int, transcoded: bool) -> Response:
+        await self._prepared.acquire()
+        try:
+            return await self._prepare_and_store(source, priority, transcoded)
+        finally:
+            self._prepared.release()
+
+    async def _prepare_and_store(self, source: Any, priority: int, transcoded: bool) -> Response:
         abandoned = False
 
         def prepare() -> tuple[AcceptedContext, str, DataSetSource]:
