@@ -154,7 +154,7 @@ class DirectoryStore:
         path = self.journal.noted(note)
         if path is None:
             stored = read_stored(note, self.wanted)
-            path = self.root / stored.path
+            path = self._path(stored)
             if not os.path.samestat(os.lstat(note), os.lstat(path)):
                 return None
         else:
@@ -197,7 +197,7 @@ class DirectoryStore:
 
     def _now(self, stored: Stored) -> Stored | None:
         """What is there instead of `stored`; None if nothing is or it is as it was."""
-        final = self.root / stored.path
+        final = self._path(stored)
         path, there = self._find(final, stored.sop_instance_uid)
         if there is None or (path, there.st_ino, there.st_mtime_ns) == (final, stored.inode, stored.mtime_ns):
             return None
@@ -222,7 +222,7 @@ class DirectoryStore:
         file's only name then, but for a note in the journal. The temporary file is left where this raises:
         `OSError`, `DimseError` for a duplicate that is refused, `WouldBlock`.
         """
-        final = self.root / stored.path
+        final = self._path(stored)
         while True:
             with self._names.held(may_block):
                 earlier, there = self._find(final, stored.sop_instance_uid)
@@ -265,6 +265,9 @@ class DirectoryStore:
                 stored = self._read(earlier)
         os.unlink(temporary)
         return stored
+
+    def _path(self, stored: Stored) -> Path:
+        return self.root.joinpath(stored.study, stored.series, f"{stored.sop_instance_uid}.dcm")
 
     def _find(self, final: Path, sop_instance_uid: str) -> tuple[Path, os.stat_result | None]:
         """Where the object of this UID is, and what is there: `final` and None if it is not stored."""
@@ -365,7 +368,7 @@ class DirectorySink:
         self._store = store
         self._meta = meta
         self._fd = -1
-        self._path = Path()
+        self._path: Path  # when the file is made
         self._offset = 0  # of the data set in the file
         self._size = 0  # of the data set so far
         self._head = bytearray()

@@ -32,9 +32,10 @@ class Locations:
         for number in range(_BUCKETS):
             (self._directory / f"{number:02x}").mkdir(mode=0o700, exist_ok=True)
 
-    def _link(self, sop_instance_uid: str) -> Path:
+    def _link(self, sop_instance_uid: str) -> str:
+        # Text, for every object passes here and a `Path` takes longer than what is done with it.
         bucket = zlib.crc32(sop_instance_uid.encode()) % _BUCKETS
-        return self._directory / f"{bucket:02x}" / sop_instance_uid
+        return f"{self._directory}/{bucket:02x}/{sop_instance_uid}"
 
     def find(self, sop_instance_uid: str) -> Path | None:
         """The file of an object that is stored, wherever it is; None if the UID is not known to be taken."""
@@ -51,7 +52,7 @@ class Locations:
     def put(self, sop_instance_uid: str, path: Path) -> None:
         """Register that the object is at `path`, instead of where it was before."""
         link = self._link(sop_instance_uid)
-        target = Path("..", "..", *path.relative_to(self._root).parts)
+        target = "/".join(("..", "..", *path.parts[-3:]))
         with contextlib.suppress(OSError):
             try:
                 os.symlink(target, link)
