@@ -20,6 +20,7 @@ from OpenSSL import SSL
 from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import HostnameEndpoint, clientFromString, connectProtocol, wrapClientTLS
+from twisted.internet.error import ConnectingCancelledError
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IStreamClientEndpoint
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThreadPool
@@ -88,6 +89,8 @@ def associate(
     if isinstance(peer, str):
         peer = _peer(peer, reactor)
     if isinstance(peer, Remote):
+        if not (peer.host and peer.port):
+            raise ValueError(f"{peer.aet}: it is not known where it listens")
         called = called or peer.aet
         tls = tls or _tls_of(peer)
         retries = retries or peer.retries
@@ -184,8 +187,8 @@ class _Connect:
             creator.failed = protocol.tls_failed
         try:
             await connectProtocol(endpoint, protocol)
-        except CancelledError:
-            raise
+        except (CancelledError, ConnectingCancelledError):
+            raise CancelledError from None
         except Exception as error:
             raise NotConnected(f"cannot connect to {_name(self.peer)}: {_words(error)}") from None
         try:

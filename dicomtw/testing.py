@@ -187,10 +187,15 @@ class MemoryTransport:
         self.other._go_on()
         self._hear_of_end()
 
+    @property
+    def takes(self) -> bool:
+        """Whether this end's protocol gets what the other one sends."""
+        return self.reads and not self.slow and not self.disconnecting
+
     # -- ITransport
 
     def write(self, data: bytes) -> None:
-        if self.connected and not (self.disconnecting and self._producer is None):
+        if self.connected:
             self.buffer += data
             self.peak = max(self.peak, len(self.buffer))
             if len(self.buffer) > self.BUFFER and self._producer is not None and not self._paused:
@@ -255,7 +260,7 @@ class MemoryTransport:
         if self.buffer:
             if not other.connected:
                 self._lost(ConnectionLost())
-            elif other.reads and not other.slow:
+            elif other.takes:
                 chunk = bytes(self.buffer[: self.BUFFER])
                 del self.buffer[: self.BUFFER]
                 self._go_on()
@@ -263,7 +268,8 @@ class MemoryTransport:
         elif self._paused and self._producer is not None:
             self._paused = False
             self._producer.resumeProducing()
-        elif self.disconnecting and self._producer is None:
+            self._go_on()
+        elif self.disconnecting:
             self._lost(ConnectionDone(), ConnectionDone())
 
     def _lost(self, why: Exception, other_why: Exception | None = None) -> None:
@@ -280,7 +286,7 @@ class MemoryTransport:
             return
         if not isinstance(why, ConnectionDone):
             self._lost(why)
-        elif self.reads and not self.slow:
+        elif self.takes:
             self._closed_by_other = None
             if IHalfCloseableProtocol.providedBy(self.protocol):
                 self.protocol.readConnectionLost()

@@ -8,27 +8,57 @@ import os
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+from OpenSSL import SSL
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from twisted.internet import defer
+from twisted.internet.address import IPv4Address
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import ConnectionRefusedError as RefusedError
+from twisted.internet.error import TimeoutError as TimedOut
+from twisted.internet.error import UserError
+from twisted.internet.interfaces import (
+    IOpenSSLServerConnectionCreator,
+    IReactorPluggableNameResolver,
+    IReactorTime,
+)
+from twisted.logger import capturedLogs
+from twisted.protocols import tls as tls_of_twisted
+from twisted.protocols.tls import TLSMemoryBIOFactory
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
 
 from dicomtw import uids
+from dicomtw.client import TLS, associate
+from dicomtw.config import Remote
 from dicomtw.dimse import status
 from dicomtw.dimse.messages import Command
-from dicomtw.errors import AssociationLost, DimseError, NotAccepted, OperationFailed
+from dicomtw.errors import (
+    AssociationLost,
+    DimseError,
+    NotAccepted,
+    NotConnected,
+    OperationFailed,
+    Rejected,
+)
+from dicomtw.protocol import Limits
+from dicomtw.requestor import Proposal
 from dicomtw.scu import SCU, Retrieval
+from dicomtw.security.tls import TLSError, TLSFiles, server_context
 from dicomtw.services import MemorySink, Operation, Response, ServiceClass
 from dicomtw.services.storage import Storage
 from dicomtw.services.verification import Verification
 from dicomtw.storage import DataSetSink
 from dicomtw.storage.part10 import FileMeta
-from dicomtw.testing import MemoryServer, MemoryStore
+from dicomtw.testing import MemoryReactor, MemoryServer, MemoryStore
 from dicomtw.transcode import decode, encode
+from dicomtw.ul.items import ImplementationVersionName
 from dicomtw.ul.negotiation import Offer
+from tests.security.test_tls import Identity, identity
 from tests.test_association import Held
 
 IVR = uids.IMPLICIT_VR_LITTLE_ENDIAN
@@ -1022,3 +1052,439 @@ class BothWaysTests(ClientTestCase):
             self.assertEqual(self.successResultOf(one).status, 0)
         for end in self.server.connections[0]:
             self.assertLess(end.peak, 1 << 19)
+
+
+class Resolver:
+    """`IHostnameResolver`: host names have the addresses that the test gives them."""
+
+    def __init__(self, addresses: dict[str, str]) -> None:
+        self.addresses = addresses
+
+    def resolveHostName(self, receiver: Any, name: str, portNumber: int = 0, *_: Any, **__: Any) -> Any:
+        receiver.resolutionBegan(None)
+        if name in self.addresses:
+            receiver.addressResolved(IPv4Address("TCP", self.addresses[name], portNumber))
+        receiver.resolutionComplete()
+        return receiver
+
+
+@implementer(IReactorTime, IReactorPluggableNameResolver)
+class Network(MemoryReactor):
+    """A reactor whose network is a server in memory; `faults` are raised by as many connections."""
+
+    def __init__(self, server: MemoryServer) -> None:
+        super().__init__()
+        self.server = server
+        server.clock = self
+        server.factory.clock = self
+        self.nameResolver = Resolver({"pacs.example": "192.0.2.7", "192.0.2.7": "192.0.2.7"})
+        self.tried: list[tuple[str, int]] = []
+        self.faults: list[Exception] = []
+        self.hangs = False
+
+    def installNameResolver(self, resolver: Any) -> Any:
+        raise AssertionError("nobody asks for that")
+
+    def connectTCP(self, host: str, port: int, factory: Any, timeout: float = 30, **_: Any) -> Any:
+        def fail(fault: Exception) -> None:
+            factory.clientConnectionFailed(connector, Failure(fault))
+
+        def stop() -> None:
+            timer.cancel()
+            self.tried.append(("given up", 0))
+            fail(UserError())
+
+        self.tried.append((host, port))
+        connector = SimpleNamespace(stopConnecting=stop, getDestination=lambda: None)
+        factory.startedConnecting(connector)
+        if self.hangs:
+            timer = self.callLater(timeout, fail, TimedOut())
+        elif self.faults:
+            fail(self.faults.pop(0))
+        else:
+            self.server.endpoint("192.0.2.1").connect(factory)
+        return connector
+
+
+class AssociateTestCase(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.server = MemoryServer.of(Verification(), Storage(MemoryStore()))
+        self.network = Network(self.server)
+
+    def associate(self, peer: Any = "PMOD@192.0.2.7:4030", **options: Any) -> Deferred[SCU]:
+        associating = associate(peer, reactor=self.network, **options).asDeferred()
+        self.network.pump([0, 0.3, 0])  # that host names may have another address takes its time
+        return associating
+
+    def associated(self, *arguments: Any, **options: Any) -> SCU:
+        return self.successResultOf(self.associate(*arguments, **options))
+
+    def assert_fault(self, deferred: Deferred[Any], kind: type[Exception], words: str) -> None:
+        failure = self.failureResultOf(deferred, kind)
+        self.assertEqual((failure.type, failure.getErrorMessage()), (kind, words))
+
+    def wait(self, seconds: float) -> None:
+        self.network.pump([0.1] * round(10 * seconds))
+
+    @property
+    def accepted(self) -> Any:
+        """The server's association."""
+        (protocol,) = self.server.factory.connections
+        return protocol.association
+
+
+class AssociateTests(AssociateTestCase):
+    def test_peers(self) -> None:
+        """A peer is named by AE title, host and port, or by host and port, or an endpoint of Twisted's."""
+        for peer, called, place in (
+            ("PMOD@192.0.2.7:4030", "PMOD", ("192.0.2.7", 4030)),
+            ("PMOD@pacs.example:104", "PMOD", ("192.0.2.7", 104)),
+            ("tcp:192.0.2.7:11112", "PMOD", ("192.0.2.7", 11112)),
+            (Remote(aet="PMOD", host="192.0.2.7", port=104), "PMOD", ("192.0.2.7", 104)),
+        ):
+            self.setUp()
+            options = {"called": "PMOD"} if str(peer).startswith("tcp:") else {}
+            scu = self.associated(peer, **options)
+            self.assertEqual(scu.association.called_ae_title, called)
+            self.assertEqual(self.network.tried, [place])
+            self.assertEqual(self.accepted.calling_ae_title, "DICOMTW")
+
+    def test_titles(self) -> None:
+        """The called AE title may be said apart; ANY-SCP is called where none is."""
+        scu = self.associated("OTHER@192.0.2.7:104", called="PMOD", calling="ME")
+        self.assertEqual((scu.association.called_ae_title, self.accepted.calling_ae_title), ("PMOD", "ME"))
+        rejected = self.associate("192.0.2.7:104")
+        self.assertIn("RJ(1,1,7)", self.failureResultOf(rejected, Rejected).getErrorMessage())
+
+    def test_what_is_no_peer(self) -> None:
+        """What names no peer is a ValueError at once, and so is what cannot be proposed."""
+        for peer in (
+            *("", "PACS", "PACS@host", "PACS@:104", "PACS@host:0", "PACS@host:104,nonsense", "nonsense:x"),
+            Remote(aet="PACS"),
+            Remote(aet="PACS", host="192.0.2.7"),
+        ):
+            self.assertRaises(ValueError, associate, peer, reactor=self.network)
+        for options in (
+            {"contexts": []},
+            {"calling": "A" * 17},
+            {"called": "A\\B"},
+            {"contexts": [uids.VERIFICATION] * 129},
+        ):
+            self.assertRaises(ValueError, associate, "A@192.0.2.7:104", reactor=self.network, **options)
+        self.assertEqual(self.network.tried, [])
+
+    def test_proposal(self) -> None:
+        """Contexts have the transfer syntaxes given, or the uncompressed little endian ones."""
+        scu = self.associated(
+            contexts=[uids.VERIFICATION, (CT, [IVR]), (MR, ("1.2.3", EVR))],
+            services=[Storage(MemoryStore())],
+            operations_window=3,
+            extended_negotiation={CT: b"\2"},
+            maximum_length=16384,
+            implementation_version_name=False,
+        )
+        expected = Proposal(
+            calling_ae_title="DICOMTW",
+            called_ae_title="PMOD",
+            contexts=((uids.VERIFICATION, (EVR, IVR)), (CT, (IVR,)), (MR, ("1.2.3", EVR))),
+            operations_window=3,
+            maximum_length=16384,
+            scp_roles=frozenset({CT, MR}),
+            extended_negotiation={CT: b"\2"},
+            implementation_version_name=None,
+        )
+        self.assertEqual(scu.association._rq, expected.rq())
+        self.assertEqual(scu.association.scp_roles, {CT, MR})
+
+    def test_remote(self) -> None:
+        """What a configured remote says of itself holds, unless it is said otherwise."""
+        remote = Remote(
+            aet="PMOD",
+            host="192.0.2.7",
+            port=104,
+            no_implementation_version_name=True,
+            retries=2,
+            retry_delay=7.0,
+        )
+        self.network.faults = [RefusedError()] * 2
+        associating = self.associate(remote)
+        for tries in (1, 2):
+            self.assertEqual(len(self.network.tried), tries)
+            self.wait(6.5)
+            self.assertEqual(len(self.network.tried), tries)
+            self.wait(1)
+        scu = self.successResultOf(associating)
+        named = scu.association._rq.user_information.first(ImplementationVersionName)
+        self.assertIsNone(named)
+        self.network.faults = [RefusedError()]
+        associating = self.associate(remote, retry_delay=1)
+        self.wait(1)
+        self.successResultOf(associating)
+
+    def test_not_connected(self) -> None:
+        """A connection that cannot be opened says to whom and why."""
+        refused = RefusedError(111, "Connection refused")
+        for peer, fault, words in (
+            (
+                "PMOD@192.0.2.7:104",
+                refused,
+                "cannot connect to 192.0.2.7:104: Connection was refused by other side",
+            ),
+            ("PMOD@nowhere.example:104", None, "cannot connect to nowhere.example:104: DNS lookup failed"),
+            (
+                "tcp:192.0.2.7:104",
+                refused,
+                "cannot connect to the endpoint: Connection was refused by other side",
+            ),
+            ("PMOD@192.0.2.7:104", UnnamedError(), "cannot connect to 192.0.2.7:104: UnnamedError"),
+        ):
+            self.network.faults = [] if fault is None else [fault]
+            failure = self.failureResultOf(self.associate(peer), NotConnected)
+            self.assertTrue(failure.getErrorMessage().startswith(words), failure.getErrorMessage())
+            self.assertFalse(failure.getErrorMessage().endswith("."))
+        self.assertEqual(self.network.getDelayedCalls(), [])
+
+    def test_connection_that_hangs(self) -> None:
+        """One that is not there within the ARTIM time is given up."""
+        self.network.hangs = True
+        associating = self.associate(limits=Limits(artim_timeout=10))
+        self.wait(9)
+        self.assertNoResult(associating)
+        self.wait(1)
+        words = "cannot connect to 192.0.2.7:4030: User timeout caused connection failure"
+        self.assert_fault(associating, NotConnected, words)
+        self.assertEqual(self.network.getDelayedCalls(), [])
+
+    def test_retries(self) -> None:
+        """What may be better later is tried again as often as is said: no connection, or congestion."""
+        self.network.faults = [RefusedError()] * 3
+        self.server.factory.limits = Limits(max_associations=0)
+        associating = self.associate(retries=4, retry_delay=2)
+        self.wait(7)
+        self.assertEqual(len(self.network.tried), 4)
+        self.assertNoResult(associating)
+        self.server.factory.limits = Limits()
+        self.wait(2)
+        self.successResultOf(associating)
+        self.assertEqual(len(self.network.tried), 5)
+
+    def test_no_more_retries(self) -> None:
+        """When it was tried often enough the last fault is told; what is permanent is not tried again."""
+        self.network.faults = [RefusedError()] * 9
+        associating = self.associate(retries=2)
+        self.wait(11)
+        self.failureResultOf(associating, NotConnected)
+        self.assertEqual(len(self.network.tried), 3)
+        self.network.faults.clear()
+        self.failureResultOf(self.associate(called="OTHER", retries=2), Rejected)
+        self.assertEqual(len(self.network.tried), 4)
+
+    def test_given_up(self) -> None:
+        """Who gives up gives up the connection, the pause between two tries, or the association half made."""
+        self.network.hangs = True
+        associating = self.associate(retries=1)
+        associating.cancel()
+        self.failureResultOf(associating, CancelledError)
+        self.assertEqual(self.network.tried[-1], ("given up", 0))
+        self.network.hangs = False
+        self.network.faults = [RefusedError()]
+        associating = self.associate(retries=1)
+        associating.cancel()
+        self.failureResultOf(associating, CancelledError)
+        self.assertEqual(self.network.getDelayedCalls(), [])
+        associating = associate("PMOD@192.0.2.7:104", reactor=self.network).asDeferred()
+        associating.cancel()
+        self.failureResultOf(associating, CancelledError)
+        self.network.advance(0)
+        self.assertEqual(self.server.factory.associations, set())
+        self.network.advance(100)
+        self.assertEqual(self.server.factory.connections, {})
+        self.assertEqual(self.network.getDelayedCalls(), [])
+
+    def test_context_manager(self) -> None:
+        """``async with`` releases the association at its end, or aborts it if that is a fault."""
+        ended: list[str] = []
+
+        async def work(fault: bool) -> str:
+            async with associate("PMOD@192.0.2.7:104", reactor=self.network) as scu:
+                ended.append("")
+                scu.association.over.addCallback(lambda _: ended.append(scu.association.ended))
+                await scu.c_echo()
+                if fault:
+                    raise ZeroDivisionError
+            return "done"
+
+        worked = Deferred.fromCoroutine(work(False))
+        self.network.advance(0)
+        self.assertEqual(self.successResultOf(worked), "done")
+        failed = Deferred.fromCoroutine(work(True))
+        self.network.advance(0)
+        self.failureResultOf(failed, ZeroDivisionError)
+        self.assertEqual(ended, ["", "released", "", "aborted by us: the SCU has ended it"])
+
+    def test_awaited(self) -> None:
+        """It can be awaited as well."""
+
+        async def work() -> Response:
+            scu = await associate("PMOD@192.0.2.7:104", reactor=self.network)
+            return await scu.c_echo()
+
+        worked = Deferred.fromCoroutine(work())
+        self.network.advance(0)
+        self.assertEqual(self.successResultOf(worked), Response(0))
+
+
+class UnnamedError(Exception):
+    """A fault without words."""
+
+
+@implementer(IOpenSSLServerConnectionCreator)
+class ServerConnections:
+    """Makes a server's TLS connections."""
+
+    def __init__(self, context: SSL.Context) -> None:
+        self._context = context
+
+    def serverConnectionForTLS(self, protocol: Any) -> SSL.Connection:
+        return SSL.Connection(self._context, None)
+
+
+class TLSTests(AssociateTestCase):
+    """TLS to the server: both ends are OpenSSL's, and the bytes between them are in memory."""
+
+    HOSTS = ("pacs.example", "192.0.2.7")
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.patch(tls_of_twisted, "_get_default_clock", lambda: self.network)
+        self.directory = Path(self.mktemp())
+        self.directory.mkdir()
+        self.ca = self.file("ca.pem", identity("CA").cert_pem)
+        self.listen(identity("pacs", "CA", hosts=self.HOSTS))
+
+    def file(self, name: str, content: bytes) -> Path:
+        path = self.directory / name
+        path.write_bytes(content)
+        return path
+
+    def listen(self, own: Identity, **options: Any) -> None:
+        """The server shows this certificate."""
+        cert, key = self.file("cert.pem", own.cert_pem), self.file("key.pem", own.key_pem)
+        context = server_context(TLSFiles(cert=cert, key=key, **options))
+        self.server.listening = TLSMemoryBIOFactory(
+            ServerConnections(context), False, self.server.factory, self.network
+        )
+
+    def test_verified(self) -> None:
+        """A server whose certificate is good is talked to, and both sides say how."""
+        for peer, tls in (
+            ("PMOD@pacs.example:104", TLS(ca=self.ca)),
+            ("PMOD@192.0.2.7:104", TLS(ca=self.ca)),
+            ("PMOD@192.0.2.7:104", TLS(ca=self.ca, host="pacs.example.")),
+            ("tcp:192.0.2.7:104", TLS(ca=self.ca, host="pacs.example")),
+            (Remote(aet="PMOD", host="pacs.example", port=104, tls=True, tls_ca=self.ca), None),
+        ):
+            scu = self.associated(peer, called="PMOD", tls=tls)
+            with capturedLogs() as events:
+                echoed = scu.c_echo()
+                self.network.advance(0)
+                self.assertEqual(self.successResultOf(echoed), Response(0))
+                released = scu.release()
+                self.network.advance(0)
+                self.successResultOf(released)
+            lines = [event["association"] for event in events if "association" in event]
+            self.assertEqual([line["ended"] for line in lines], ["released", "released"])
+            for line in lines:
+                self.assertTrue(line["tls"].startswith("TLSv1.3 TLS_AES_"), line["tls"])
+            self.network.advance(100)
+            self.assertEqual((self.server.factory.connections, self.network.getDelayedCalls()), ({}, []))
+
+    def test_not_verified(self) -> None:
+        """One whose certificate is not is not told anything, and who asked hears what was wrong with it."""
+        known, other = TLS(ca=self.ca), TLS(ca=self.file("other.pem", identity("stranger").cert_pem))
+        expired = identity("old pacs", "CA", hosts=self.HOSTS, days=(-9, -2))
+        good = identity("pacs", "CA", hosts=self.HOSTS)
+        for own, tls, words in (
+            (good, TLS(ca=self.ca, host="other.example"), "the certificate is not for other.example"),
+            (good, other, "the certificate is of an issuer who is not among those known"),
+            (good, TLS(), "the certificate is of an issuer who is not among those known"),
+            (expired, known, "the certificate is expired"),
+            (
+                identity("alone", hosts=self.HOSTS),
+                known,
+                "the certificate is self-signed and not among those known",
+            ),
+        ):
+            self.listen(own)
+            self.assert_fault(self.associate("PMOD@pacs.example:104", tls=tls), NotConnected, words)
+            self.network.advance(100)
+            self.assertEqual((self.server.factory.connections, self.network.getDelayedCalls()), ({}, []))
+
+    def test_without_verification(self) -> None:
+        """Whoever asks for no more than encryption gets that from anybody, as PMOD does."""
+        self.listen(identity("alone"))
+        remote = Remote(aet="PMOD", host="192.0.2.7", port=104, tls=True)
+        for peer, tls in (
+            ("PMOD@192.0.2.7:104", TLS(verify=False)),
+            ("PMOD@192.0.2.7:104,tls", None),
+            ("tcp:192.0.2.7:104", TLS(verify=False)),
+            (remote, None),
+        ):
+            self.associated(peer, tls=tls, called="PMOD")
+
+    def test_own_certificate(self) -> None:
+        """A server that asks for a certificate is shown ours, and one that gets none says so."""
+        own = identity("client", "CA")
+        cert, key = self.file("own.pem", own.cert_pem), self.file("own.key", own.key_pem)
+        both = self.file("both.pem", own.cert_pem + own.key_pem)
+        self.listen(identity("pacs", "CA", hosts=self.HOSTS), verify="required", ca=self.ca)
+        for tls in (TLS(ca=self.ca, cert=cert, key=key), TLS(ca=self.ca, cert=both)):
+            scu = self.associated(tls=tls)
+            self.assertIn("CN=client", next(iter(self.server.factory.associations))._tls)
+            scu.abort()
+            self.network.advance(100)
+        self.failureResultOf(self.associate(tls=TLS(ca=self.ca)), AssociationLost)
+
+    def test_faults(self) -> None:
+        """What TLS cannot be had with is told before anything is sent."""
+        for peer, tls in (
+            ("tcp:192.0.2.7:104", TLS(ca=self.ca)),
+            ("PMOD@192.0.2.7:104", TLS(ca=self.ca, host="no host")),
+            ("PMOD@192.0.2.7:104", TLS(ca=self.ca, host="a..b")),
+        ):
+            self.assertRaises(ValueError, associate, peer, tls=tls, reactor=self.network)
+        for tls in (TLS(ca=self.directory / "absent.pem"), TLS(profile="basic")):
+            self.failureResultOf(self.associate(tls=tls), TLSError)
+        self.assertEqual(self.network.tried, [])
+
+    def test_peer_without_tls(self) -> None:
+        """A peer that does not speak TLS is told apart, and one that is silent is given up."""
+        self.server.listening = self.server.factory
+        failure = self.failureResultOf(self.associate(tls=TLS(ca=self.ca)), NotConnected)
+        self.assertIn("the peer does not speak TLS", failure.getErrorMessage())
+        self.network.advance(100)
+        self.listen(identity("pacs", "CA", hosts=self.HOSTS))
+        associating = associate(
+            "PMOD@192.0.2.7:104", tls=TLS(ca=self.ca), reactor=self.network, limits=Limits(artim_timeout=30)
+        ).asDeferred()
+        self.server.connections[-1][1].slow = True
+        self.wait(29)
+        self.assertNoResult(associating)
+        self.wait(1.1)
+        words = "aborted by us: no answer to the A-ASSOCIATE-RQ within the ARTIM time"
+        self.assert_fault(associating, AssociationLost, words)
+        self.network.advance(100)
+        self.assertEqual(self.network.getDelayedCalls(), [])
+
+    def test_large_objects(self) -> None:
+        """Large objects go through TLS as well, with no more of them in memory than without."""
+        source = image(length=1 << 22)
+        scu = self.associated(contexts=[(CT, (EVR,))], tls=TLS(ca=self.ca))
+        client, server = self.server.connections[-1]
+        server.slow = True
+        stored = scu.c_store(source)
+        self.network.pump([1] * 10)
+        self.assertLess(client.peak, 1 << 20)
+        server.slow = False
+        self.network.advance(0)
+        self.assertEqual(self.successResultOf(stored), Response(0))
