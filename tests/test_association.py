@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 from types import SimpleNamespace
 from typing import Any
 
 import attrs
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock, deferLater
-from twisted.logger import LogLevel, capturedLogs
+from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from dicomtw import feed, uids
@@ -42,7 +43,14 @@ from dicomtw.feed import Disk
 from dicomtw.names import Names
 from dicomtw.protocol import Limits
 from dicomtw.security.access import AccessPolicy, Remote
-from dicomtw.services import MAXIMUM_DATA_SET, MemorySink, Operation, ServiceClass, ServiceRegistry
+from dicomtw.services import (
+    MAXIMUM_DATA_SET,
+    MemorySink,
+    Operation,
+    Response,
+    ServiceClass,
+    ServiceRegistry,
+)
 from dicomtw.services.storage import Storage
 from dicomtw.services.verification import Verification
 from dicomtw.storage import DataSetSink, WouldBlock
@@ -571,6 +579,238 @@ class WindowTests(AssociationTestCase):
         self.assertEqual(peer.received(), [])
         held.let(3)
         self.assertEqual(self.answers(peer), [(3, 0), *((number, 0) for number in range(5, 1005))])
+
+
+class Generating(ServiceClass):
+    """A third party's service whose C-FIND does what the test has put into it."""
+
+    abstract_syntaxes = (THIRD_PARTY,)
+
+    def __init__(self, generate: Callable[[Operation], AsyncGenerator[Response, None]]) -> None:
+        self.generate = generate
+
+    async def c_find(self, operation: Operation) -> AsyncGenerator[Response, None]:
+        async with aclosing(self.generate(operation)) as responses:
+            async for response in responses:
+                yield response
+
+
+class ManyResponsesTests(AssociationTestCase):
+    """PS3.7 9.1.2, 9.3.2.3: a query, its responses, and how it is cancelled."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.waits: Deferred[None] = Deferred()
+        self.done: list[str] = []
+
+    def serve(self, generate: Callable[[Operation], AsyncGenerator[Response, None]] | None = None) -> Peer:
+        """A peer of a server whose C-FIND does that, or has one match and waits."""
+        self.waits = Deferred()
+        self.done.clear()
+        self.server = MemoryServer.of(Verification(), Storage(self.store), Generating(generate or self.wait))
+        self.addCleanup(self.server.factory.abort, "the test is over")
+        return self.associated()
+
+    async def wait(self, operation: Operation) -> AsyncGenerator[Response, None]:
+        try:
+            yield Response(status.PENDING, b"first ")
+            await self.waits
+            yield Response(status.PENDING, b"second")
+        finally:
+            self.done.append("closed")
+
+    def find(self, message_id: int = 1) -> list[bytes]:
+        """A C-FIND request."""
+        command = C_FIND_RQ(affected_sop_class_uid=THIRD_PARTY, message_id=message_id, priority=0)
+        return message(5, command, b"keys")
+
+    def cancel(self, message_id: int = 1, context_id: int = 5) -> list[bytes]:
+        """A C-CANCEL request."""
+        return message(context_id, C_CANCEL_RQ(message_id_being_responded_to=message_id))
+
+    def test_responses(self) -> None:
+        """Each match is a pending response with its data set as soon as it is there; then comes the last."""
+        peer = self.serve()
+        peer.send(*self.find(7))
+        first = C_FIND_RSP(
+            affected_sop_class_uid=THIRD_PARTY, message_id_being_responded_to=7, status=0xFF00, data_set=True
+        )
+        self.assertEqual((peer.received(), peer.data_set), ([first], b"first "))
+        self.waits.callback(None)
+        last = C_FIND_RSP(affected_sop_class_uid=THIRD_PARTY, message_id_being_responded_to=7, status=0)
+        self.assertEqual((peer.received(), peer.data_set), ([first, last], b"first second"))
+
+    def test_cancel(self) -> None:
+        """C-CANCEL ends it with FE00H, in whatever chunk or presentation context it comes."""
+        for chunks in (
+            [self.find(), self.cancel()],
+            [[*self.find(), *self.cancel()]],
+            [self.find(), self.cancel(context_id=1)],
+            [[b"".join((*self.find(), *self.cancel()))[:-7]], [self.cancel()[0][-7:]]],
+        ):
+            peer = self.serve()
+            for chunk in chunks:
+                peer.send(*chunk)
+            self.assertEqual(self.answers(peer), [(1, 0xFF00), (1, 0xFE00)])
+            self.assertEqual(self.done, ["closed"])
+            self.assertEqual(peer.request(1, c_echo_rq(2)).status, 0)
+
+    def test_others_are_not_cancelled(self) -> None:
+        """C-CANCEL of another message, or of one that is over, changes nothing."""
+        peer = self.serve()
+        peer.send(*self.find(), *self.cancel(2), *self.cancel(0))
+        self.assertEqual(self.answers(peer), [(1, 0xFF00)])
+        self.waits.callback(None)
+        peer.send(*self.cancel())
+        self.assertEqual(self.answers(peer), [(1, 0xFF00), (1, 0)])
+
+    def test_waiting(self) -> None:
+        """One that is cancelled while it waits for its turn is answered in its turn."""
+        peer = self.serve()
+        peer.send(*self.find(1), *self.find(2), *message(1, c_echo_rq(3)), *self.cancel(2))
+        self.assertEqual(self.answers(peer), [(1, 0xFF00)])
+        self.waits.callback(None)
+        self.assertEqual(self.answers(peer), [(1, 0xFF00), (1, 0), (2, 0xFE00), (3, 0)])
+
+    def test_release(self) -> None:
+        """A release cancels it: FE00H, then A-RELEASE-RP."""
+        peer = self.serve()
+        peer.send(*self.find(1), *self.find(2), A_RELEASE_RQ())
+        self.assertEqual(self.answers(peer), [(1, 0xFF00), (1, 0xFE00), (2, 0xFE00), "A_RELEASE_RP"])
+        self.assertEqual(self.done, ["closed"])
+
+    def test_release_and_shield(self) -> None:
+        """What is shielded comes to its end before the release is answered."""
+
+        async def generate(operation: Operation) -> AsyncGenerator[Response, None]:
+            await operation.shielded(self.waits)
+            yield Response(status.PENDING, b"match")
+
+        peer = self.serve(generate)
+        peer.send(*self.find(), A_RELEASE_RQ())
+        self.assertEqual(peer.received(), [])
+        self.waits.callback(None)
+        self.assertEqual(self.answers(peer), [(1, 0xFF00), (1, 0xFE00), "A_RELEASE_RP"])
+
+    def test_end_of_the_association(self) -> None:
+        """When nobody is left to answer it is over at once, and told in the summary as unfinished."""
+        for end in (
+            Peer.close,
+            lambda peer: peer.send(A_ABORT(0)),
+            lambda peer: peer.send(b"\x0a\0\0\0\0\4"),
+        ):
+            peer = self.serve()
+            peer.send(*self.find(1), *self.find(2))
+            peer.received()
+            with capturedLogs() as events:
+                end(peer)
+                self.assertEqual(self.done, ["closed"])
+                peer.received()
+                peer.close()
+            (line,) = [event["association"] for event in events if "association" in event]
+            self.assertEqual((line["unfinished"], line["operations"]), (2, {}))
+            self.assertEqual(self.server.clock.getDelayedCalls(), [])
+
+    def test_half_close(self) -> None:
+        """A peer that only stops sending gets all responses."""
+        peer = self.serve()
+        peer.send(*self.find())
+        peer.protocol.readConnectionLost()
+        self.waits.callback(None)
+        self.assertEqual(self.answers(peer), [(1, 0xFF00), (1, 0xFF00), (1, 0)])
+        self.assertFalse(peer.connected)
+
+    def test_bug(self) -> None:
+        """A bug in a generator is logged and aborts the association; what it has to close is closed."""
+
+        async def generate(operation: Operation) -> AsyncGenerator[Response, None]:
+            try:
+                yield Response(status.PENDING, b"match")
+                await self.waits
+                raise ZeroDivisionError
+            finally:
+                self.done.append("closed")
+
+        peer = self.serve(generate)
+        peer.send(*self.find())
+        peer.received()
+        self.waits.callback(None)
+        self.assertEqual(peer.received(), [USER_ABORT])
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.assertEqual(self.done, ["closed"])
+        self.assert_alive()
+
+    def test_back_pressure(self) -> None:
+        """A peer that does not read stops the generator, and a C-CANCEL of its is seen all the same."""
+        asked: list[int] = []
+
+        async def generate(operation: Operation) -> AsyncGenerator[Response, None]:
+            while True:
+                asked.append(len(asked))
+                yield Response(status.PENDING, bytes(1000))
+
+        peer = self.serve(generate)
+        written: list[int] = []
+        write = peer.transport.write
+
+        def pile_up(data: bytes) -> None:
+            write(data)
+            written.append(len(data))
+            if sum(written) > 1 << 16:
+                peer.protocol.pauseProducing()
+
+        peer.transport.write = pile_up
+        peer.send(*self.find())
+        stopped = len(asked)
+        self.assertLess(sum(written), 1 << 17)
+        written.clear()
+        peer.received()
+        peer.protocol.resumeProducing()
+        self.assertGreater(len(asked), stopped, "it has read, and gets more")
+        peer.send(*self.cancel())
+        self.assertEqual(self.answers(peer)[-1], (1, 0xFE00))
+        self.assertLess(sum(written), 1 << 17)
+
+    def test_window(self) -> None:
+        """With a window several queries run, their responses as they come, and one is cancelled."""
+        waits = {1: Deferred[None](), 2: Deferred[None]()}
+
+        async def generate(operation: Operation) -> AsyncGenerator[Response, None]:
+            await waits[operation.request.message_id or 0]
+            yield Response(status.PENDING, b"match")
+
+        self.serve(generate)
+        peer = self.associated(AsynchronousOperationsWindow(2, 1))
+        peer.send(*self.find(1), *self.find(2))
+        waits[2].callback(None)
+        peer.send(*self.cancel(1))
+        self.assertEqual(self.answers(peer), [(2, 0xFF00), (2, 0), (1, 0xFE00)])
+
+    def test_refused(self) -> None:
+        """Who is no configured remote may not query: 0124H, and the association goes on."""
+        self.serve()
+        entity = self.server.factory.entity
+        access = AccessPolicy(ae_title="PMOD", remotes=(Remote(ae_title="KNOWN"),), accept_any_ae=True)
+        self.server.factory.entity = attrs.evolve(entity, access=access)
+        for calling, expected in (("KNOWN", [(1, 0xFF00)]), ("STRANGER", [(1, 0x0124)])):
+            peer = self.associated(calling=calling)
+            peer.send(*self.find())
+            self.assertEqual(self.answers(peer), expected, calling)
+            self.assertEqual(peer.request(1, c_echo_rq()).status if calling == "STRANGER" else 0, 0)
+
+    def test_warning(self) -> None:
+        """What a service has to say of an operation is a line that names who asked."""
+
+        async def generate(operation: Operation) -> AsyncGenerator[Response, None]:
+            operation.warn("two objects are no longer stored")
+            yield Response(status.SUCCESS)
+
+        peer = self.serve(generate)
+        with capturedLogs() as events:
+            peer.send(*self.find())
+        (event,) = [event for event in events if event.get("what")]
+        self.assertEqual(formatEvent(event), "for 'SCU': two objects are no longer stored")
+        self.assertEqual(event["log_level"], LogLevel.warn)
 
 
 class LaggingDiskTests(AssociationTestCase):
