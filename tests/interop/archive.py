@@ -128,6 +128,8 @@ def fill(server: Twistd, objects: Iterable[Dataset], transfer_syntax: str = IMPL
 def fill_with_files(server: Twistd, files: Iterable[Source]) -> None:
     """Store what is in files, byte for byte."""
     files = list(files)
+    if not files:
+        return
     kinds = sorted({(one.sop_class_uid, one.transfer_syntax_uid) for one in files})
     with Scu(server.address) as scu:
         scu.associate({2 * at + 1: kind for at, kind in enumerate(kinds)}, calling=PEER)
