@@ -21,7 +21,11 @@ from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import HostnameEndpoint, clientFromString, connectProtocol, wrapClientTLS
 from twisted.internet.error import ConnectingCancelledError
-from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IStreamClientEndpoint
+from twisted.internet.interfaces import (
+    IHandshakeListener,
+    IOpenSSLClientConnectionCreator,
+    IStreamClientEndpoint,
+)
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.failure import Failure
@@ -185,6 +189,7 @@ class _Connect:
         protocol = RequestorProtocol(self.proposal, self.registry, disk, self.limits, self.reactor)
         if creator is not None:
             creator.failed = protocol.tls_failed
+            protocol.in_handshake = True
         try:
             await connectProtocol(endpoint, protocol)
         except (CancelledError, ConnectingCancelledError):
@@ -199,10 +204,13 @@ class _Connect:
         return SCU(protocol.association)
 
 
+@implementer(IHandshakeListener)
 class RequestorProtocol(AssociationProtocol):
     """One connection that we have opened, and the association requested on it."""
 
     association: RequestedAssociation
+    #: TLS is to come about, and has not yet.
+    in_handshake = False
 
     def __init__(
         self, proposal: Proposal, registry: ServiceRegistry, disk: Disk, limits: Limits, clock: Any
@@ -222,11 +230,16 @@ class RequestorProtocol(AssociationProtocol):
         """Our side of TLS does not accept the peer."""
         self._tls_fault = self._tls_fault or why
 
+    def handshakeCompleted(self) -> None:  # noqa: N802
+        self.in_handshake = False
+
     def associated(self) -> None:
         self._tls = tls_of(self.transport)
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]  # noqa: N802
         fault = self._tls_fault or tls_fault(reason)
+        if self.in_handshake and not (fault or self.association.ended):
+            fault = "TLS failed: closed in the handshake (does the peer speak TLS?)"
         if fault:
             self.association.ended = self.association.ended or fault
             self.association.not_connected(fault)
