@@ -7,6 +7,7 @@ layout is no misfortune. One connection writes, by turns; others read at the sam
 from __future__ import annotations
 
 import os
+import secrets
 import sqlite3
 import threading
 from array import array
@@ -40,6 +41,8 @@ _WRITER_CACHE, _READER_CACHE = 4096, 1024
 _LOG_SIZE = 16 << 20
 
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+#: Rows that say in which boot of the machine somebody has the index open without `synchronous`.
+_BOOT: Final = "boot:"
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -76,6 +79,8 @@ class Index:
         self._connection: sqlite3.Connection | None = None
         self._writer: Writer | None = None
         self._idle: list[sqlite3.Connection] = []
+        #: Our row in the database while it is open without `synchronous`; other processes have theirs.
+        self._boot = f"{_BOOT}{os.getpid()}-{secrets.token_hex(4)}"
         #: There from a read or write that found damage until the next `open`.
         self._damaged = path.with_name(f"{path.name}.damaged")
 
@@ -108,7 +113,7 @@ class Index:
             if self._connection is not None and not self._synchronous:
                 self._connection.execute("PRAGMA synchronous = FULL")
                 self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-                self._connection.execute("DELETE FROM meta WHERE name = 'boot'")
+                self._connection.execute("DELETE FROM meta WHERE name = ?", (self._boot,))
         with self._lock:
             self._close()
 
@@ -262,12 +267,13 @@ class Index:
             self._make(connection)
             meta = {}
         boot = _boot_id()
-        if meta.get("boot", boot) != boot:  # it was in use without `synchronous` when the machine went down
+        ended = [name for name, value in meta.items() if name.startswith(_BOOT) and value != boot]
+        if ended:  # it was in use without `synchronous` when the machine went down
             connection.execute("DELETE FROM meta WHERE name = 'complete'")
-            del meta["complete"]
-        connection.execute("DELETE FROM meta WHERE name = 'boot'")
+            connection.executemany("DELETE FROM meta WHERE name = ?", [(name,) for name in ended])
+            meta.pop("complete", None)
         if not self._synchronous:
-            connection.execute("INSERT INTO meta (name, value) VALUES ('boot', ?)", (boot,))
+            connection.execute("INSERT INTO meta (name, value) VALUES (?, ?)", (self._boot, boot))
         connection.execute("COMMIT")
         self._writer = Writer(connection, self._schema, self._files)
         return "complete" in meta

@@ -253,6 +253,26 @@ class PowerCutTests(Opening):
         self.boot("second")
         self.assertTrue(self.index().open())
 
+    def test_power_cut_while_it_is_filled(self) -> None:
+        """An index that was not complete before is not complete after, and can be opened."""
+        self.boot("first")
+        index = self.opened(synchronous=False)
+        connection, index._connection = index._connection, None
+        assert connection is not None
+        connection.close()
+        self.boot("second")
+        self.assertFalse(self.index().open())
+
+    def test_another_process(self) -> None:
+        """A process that opens and closes it meanwhile, synchronous or not, does not hide a power cut."""
+        for synchronous in (True, False):
+            self.boot("first")
+            self.crash(synchronous=False)
+            other = self.opened(synchronous=synchronous)
+            other.close()
+            self.boot("second")
+            self.assertFalse(self.index().open())
+
     def test_unknown(self) -> None:
         """Where nothing is known of the machine's starts, nothing is suspected."""
         self.patch(database, "_BOOT_ID", Path(self.mktemp()))
