@@ -38,6 +38,7 @@ from dicomtw.feed import Disk
 from dicomtw.protocol import AssociationProtocol, Limits
 from dicomtw.requestor import Proposal, RequestedAssociation
 from dicomtw.scu import SCU
+from dicomtw.scu import storage_contexts as storage_contexts  # for those who associate
 from dicomtw.security.tls import TLSFiles, client_context, verification
 from dicomtw.services import UNCOMPRESSED, ServiceClass, ServiceRegistry
 from dicomtw.summary import tls_fault, tls_of

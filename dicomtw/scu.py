@@ -36,7 +36,7 @@ from dicomtw.dimse.messages import (
 from dicomtw.errors import NotAccepted, OperationFailed
 from dicomtw.requestor import RequestedAssociation
 from dicomtw.requests import Answer, Request
-from dicomtw.services import DataSetSource, Response
+from dicomtw.services import UNCOMPRESSED, DataSetSource, Response
 from dicomtw.storage.data_set_file import DataSetFile, open_data_set
 from dicomtw.transcode import CannotTranscode, decode, encode, transcode, transfer_syntax_of
 from dicomtw.ul.negotiation import AcceptedContext
@@ -61,6 +61,25 @@ class Retrieval:
     #: None where the peer does not say, as in a last response.
     remaining: int | None = None
     failed_sop_instance_uids: tuple[str, ...] = ()
+
+
+def storage_contexts(paths: Iterable[Path | str]) -> list[tuple[str, tuple[str, ...]]]:
+    """The presentation contexts to propose for storing files: one for each transfer syntax alone, which a
+    peer accepts or not, and for each SOP class one to fall back on.
+
+    Blocks. Raises `OSError`, and `ValueError` for what is no DICOM file.
+    """
+    kinds: dict[str, dict[str, None]] = {}
+    for path in paths:
+        file = open_data_set(Path(path).resolve())
+        file.close()
+        kinds.setdefault(file.sop_class_uid, {})[file.transfer_syntax_uid] = None
+    contexts: list[tuple[str, tuple[str, ...]]] = []
+    for sop_class_uid, own in kinds.items():
+        contexts += [(sop_class_uid, (uid,)) for uid in own]
+        rest = tuple(uid for uid in UNCOMPRESSED[:2] if uid not in own)
+        contexts += [(sop_class_uid, rest)] if rest else []
+    return contexts
 
 
 class SCU:

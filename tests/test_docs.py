@@ -154,10 +154,25 @@ class ExampleTests(SynchronousTestCase):
         """The service class of docs/service-class.rst passes its test, and is told of two instances."""
         self._play(CHECKOUT / "docs" / "service-class.rst")
 
+    def test_client(self) -> None:
+        """The scripts of docs/client.rst get a study, and have it moved: it is in three stores."""
+        directory = self._play(CHECKOUT / "docs" / "client.rst")
+        archive, received, workstation = (
+            {path.name for path in (directory / name).glob("*/*/*.dcm")}
+            for name in ("archive", "received", "workstation")
+        )
+        self.assertEqual(received, workstation)
+        self.assertLess(received, archive)
+
+    def test_command(self) -> None:
+        """The commands of docs/command.rst bring back the image that they have sent."""
+        directory = self._play(CHECKOUT / "docs" / "command.rst")
+        self.assertEqual(len(list((directory / "got").rglob("*.dcm"))), 1)
+
     def test_others_have_none(self) -> None:
         """No other document has an example that nobody tries."""
         for path in DOCUMENTS:
-            if path.name not in ("README.rst", "service-class.rst"):
+            if path.name not in ("README.rst", "client.rst", "command.rst", "service-class.rst"):
                 others = [block for block in blocks(path) if block.name not in _INSTALLS]
                 self.assertEqual(others, [], path.name)
 
