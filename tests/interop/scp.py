@@ -94,7 +94,7 @@ class Scp:
         with connected:
             try:
                 self._associate(Connection(connected))
-            except Closed as closed:
+            except (Closed, ConnectionError) as closed:
                 self.ends.append(str(closed))
             except (AssertionError, OSError) as fault:
                 self.faults.append(fault)
