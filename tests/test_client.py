@@ -33,7 +33,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 from dicomtw import uids
-from dicomtw.client import TLS, associate
+from dicomtw.client import TLS, associate, storage_contexts
 from dicomtw.config import Remote
 from dicomtw.dimse import status
 from dicomtw.dimse.messages import Command
@@ -395,6 +395,38 @@ class StoreTests(ClientTestCase):
         function()
         self.assertEqual(os.listdir("/proc/self/fd"), before)
         self.assertFalse(self.scu.association.waits_for_response)
+
+    def test_many_at_once(self) -> None:
+        """Of any number that are asked for at once, one more is open than can be under way."""
+        path = self.file(length=1 << 20)
+        held = Held(self.store)
+        self.serve(held, operations_window=4)
+        before = len(os.listdir("/proc/self/fd"))
+        stored = [self.scu.c_store(path) for _ in range(20)]
+        self.server.clock.advance(0)
+        # Those under way have been read to their ends, and the next one not.
+        self.assertEqual(len(os.listdir("/proc/self/fd")), before + 1)
+        self.scu.abort()
+        for one in stored:
+            self.failureResultOf(one, AssociationLost)
+        self.assertEqual(len(os.listdir("/proc/self/fd")), before)
+
+    def test_contexts(self) -> None:
+        """The contexts that files need: their transfer syntaxes one by one, and for each SOP class the rest
+        of what is to fall back on.
+        """
+        explicit, big = str(self.file()), self.file(transfer_syntax=BIG)
+        link = Path(self.mktemp())
+        link.symlink_to(big.resolve())
+        other = Path(self.mktemp())
+        meta = FileMeta(MR, "1.2.4", JPEG).encode()
+        other.write_bytes(meta + encode(image(sop_class_uid=MR), EVR))
+        self.assertEqual(
+            storage_contexts([explicit, big, other, link]),
+            [(CT, (EVR,)), (CT, (BIG,)), (CT, (IVR,)), (MR, (JPEG,)), (MR, (EVR, IVR))],
+        )
+        self.assertEqual(storage_contexts([]), [])
+        self.assertRaises(FileNotFoundError, storage_contexts, ["absent"])
 
     def test_answers(self) -> None:
         """A warning is the response's status, a failure raises what the peer said."""
