@@ -116,6 +116,16 @@ def storescp(test: SynchronousTestCase, *options: str | Path) -> SCP:
     return _started(test, "STORESCP", port, directory, command)
 
 
+def pynetdicom_storescp(test: SynchronousTestCase) -> SCP:
+    """The receiver of pynetdicom; objects go to its directory."""
+    directory = temporary_directory(test)
+    (port,) = free_ports(1)
+    command = [sys.executable, "-m", "pynetdicom", "storescp", "-od", ".", "-ba", "127.0.0.1", str(port)]
+    scp = _started(test, "STORESCP", port, directory, command, environment(PYTHONWARNINGS="ignore"))
+    test.addCleanup(scp.running.process.kill)  # it does not hear of SIGTERM
+    return scp
+
+
 def orthanc(test: SynchronousTestCase, destinations: Mapping[str, int]) -> SCP:
     """Orthanc, which moves to `destinations`: ports of this machine by AE title.
 

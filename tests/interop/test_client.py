@@ -59,9 +59,8 @@ def files() -> list[Source]:
 
 def archived() -> list[Source]:
     """A small archive: CR, CT and MR studies of two patients."""
-    return [source for source in sources() if source.name.startswith("dicomdirtests/7")] + [
-        source for source in sources() if source.name.startswith("dicomdirtests/9")
-    ]
+    of_two = ("dicomdirtests/7", "dicomdirtests/9")
+    return [source for source in sources() if source.name.startswith(of_two)]
 
 
 def named(name: str) -> Source:
@@ -390,6 +389,49 @@ class QrscpTests(Archive, ClientTestCase):
 
     def start(self, destinations: Mapping[str, int]) -> str:
         return str(peers.qrscp(self, destinations))
+
+
+class ReceiverTests(ClientTestCase):
+    """Programs that only receive."""
+
+    async def store(self, peer: SCP, sent: list[Source]) -> dict[str, Path]:
+        """What is there after C-ECHO and C-STORE, all at once, by SOP Instance UID."""
+        proposed = [uids.VERIFICATION, *contexts(sent)]
+        async with associate(str(peer), contexts=proposed, operations_window=4) as scu:
+            self.assertEqual((await scu.c_echo()).status, 0)
+            for result in [scu.c_store(source.path, transcoded=False) for source in sent]:
+                self.assertEqual((await result).status, 0)
+        return received_by(peer)
+
+    async def test_dcmtk(self) -> None:
+        """DCMTK's storescp gets the bytes that are in the files: it keeps them, if it is told to."""
+        if missing("storescp"):
+            self.skipTest(str(missing("storescp")))
+        sent = self.of_many_kinds()
+        stored = await self.store(peers.storescp(self, "--bit-preserving", "--accept-all"), sent)
+        for source in sent:
+            with self.case(source.name):
+                self.assertEqual(stored_data_set(stored[source.sop_instance_uid]), as_sent(source))
+
+    async def test_pynetdicom(self) -> None:
+        """The storescp of pynetdicom has what pydicom encodes of it."""
+        sent = self.of_many_kinds()
+        stored = await self.store(peers.pynetdicom_storescp(self), sent)
+        for source in sent:
+            with self.case(source.name):
+                got = read(stored[source.sop_instance_uid])
+                self.assertEqual(got.file_meta.TransferSyntaxUID, source.transfer_syntax_uid)
+                self.assertEqual(differences(got, read(source.path)), [])
+
+    def of_many_kinds(self) -> list[Source]:
+        """Files in eleven transfer syntaxes, no two of one SOP instance."""
+        sent: dict[str, Source] = {}
+        for source in files():
+            if source.name not in NOT_FOR_DCMTK and source.transfer_syntax_uid not in {
+                one.transfer_syntax_uid for one in sent.values()
+            }:
+                sent.setdefault(source.sop_instance_uid, source)
+        return [*sent.values()]
 
 
 class TranscodingTests(ClientTestCase):
