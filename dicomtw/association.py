@@ -28,7 +28,7 @@ from dicomtw.dimse.messages import (
 from dicomtw.dimse.reader import MessageReader
 from dicomtw.errors import DimseError, LocalStateError, ProtocolError
 from dicomtw.feed import Disk, Feed
-from dicomtw.operations import Operation, OperationQueue, or_cancelled
+from dicomtw.operations import MAXIMUM_REQUESTS, Operation, OperationQueue, or_cancelled
 from dicomtw.outbox import Outbox
 from dicomtw.requests import Answer, Request, Requests
 from dicomtw.services import DataSetSource, MemorySink, Response, ServiceRegistry
@@ -107,6 +107,7 @@ class Association:
         self._answer = MemorySink()
         self._extended_negotiation: dict[str, bytes] = {}
         self._busy_feeds = 0
+        self._too_many_wait = False
         self._release_requested = False
 
     # -- association establishment: a role overrides what it is told
@@ -228,6 +229,7 @@ class Association:
         if self._answered is not None:
             (request, command), self._answered = self._answered, None
             self._requests.answered(request, Answer(command, bytes(self._answer.data)))
+            self._hold_operations()
             self._quiet()
             return
         self.chunk_ended()
@@ -235,6 +237,8 @@ class Association:
         assert operation is not None
         if operation.request.message_type is C_CANCEL_RQ:
             self._queue.cancel(operation.request.message_id_being_responded_to or 0)
+        elif self._requests.outstanding and self._queue.waiting >= MAXIMUM_REQUESTS:
+            raise ProtocolError("more requests than the asynchronous operations window has room for")
         else:
             self._queue.add(operation)
 
@@ -266,7 +270,12 @@ class Association:
         self.pending(operation, response)
 
     def waiting(self, too_many: bool) -> None:
-        self._shell.hold(Hold.OPERATIONS, too_many)
+        self._too_many_wait = too_many
+        self._hold_operations()
+
+    def _hold_operations(self) -> None:
+        # What the operations at work wait for may stand behind the requests: responses are always read.
+        self._shell.hold(Hold.OPERATIONS, self._too_many_wait and not self._requests.outstanding)
 
     def all_performed(self) -> None:
         if self._release_requested and self.provider.state in _RELEASE_REQUESTED:
@@ -293,7 +302,8 @@ class Association:
         return self._disk.call_aside(function)
 
     def warn(self, what: str) -> None:
-        self.log.warn("for {calling!r}: {what}", calling=self.calling_ae_title, what=what)
+        plain = "".join(one if one.isprintable() else f"\\x{ord(one):02x}" for one in what)
+        self.log.warn("for {calling!r}: {what}", calling=self.calling_ae_title, what=plain)
 
     # -- requests of ours; services.SubOperations
 
@@ -316,6 +326,7 @@ class Association:
         there, the association is aborted.
         """
         request = await self._requests.begin(message_type, context)
+        self._hold_operations()
         try:
             if self.provider.state != State.Sta6:
                 raise LocalStateError(f"{message_type.name} in {self.provider.state.name}")

@@ -22,6 +22,8 @@ from dicomtw.ul.negotiation import AcceptedContext
 OPERATIONS_WINDOW = 4
 #: Complete requests that wait for their turn, at most, before the peer is paused.
 _MAXIMUM_WAITING = 4
+#: The most that may wait where the peer cannot be paused, for its responses stand behind them.
+MAXIMUM_REQUESTS = 64
 
 
 T = TypeVar("T")
@@ -190,6 +192,11 @@ class OperationQueue:
     def busy(self) -> bool:
         """Whether a request is not answered."""
         return bool(self._running or self._waiting)
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for their turn."""
+        return len(self._waiting)
 
     def add(self, operation: Operation) -> None:
         """Perform a complete request when it is its turn."""

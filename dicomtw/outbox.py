@@ -29,9 +29,13 @@ class Outbox:
         #: A data set is under way; after it, what waits follows: encoded messages, and turns to send another.
         self.busy = False
         self._waiting: deque[bytes | Deferred[None]] = deque()
+        #: The length of the messages among these, in bytes.
+        self._size = 0
         self._handing_on = False
-        #: Who waits until the peer takes more; None while it does.
-        self._untaken: list[Deferred[None]] | None = None
+        self._taken = True
+        #: Who waits until more can be sent: the data set that is under way, and those with a message.
+        self._stalled: Deferred[None] | None = None
+        self._unready: deque[Deferred[None]] = deque()
         self._lost: AssociationLost | None = None
         self._mid_message = False
 
@@ -49,6 +53,7 @@ class Outbox:
             return
         if self.busy:
             self._waiting.append(pdus)
+            self._size += len(pdus)
         else:
             self._write(pdus)
 
@@ -80,8 +85,10 @@ class Outbox:
             if isinstance(following, Deferred):
                 following.callback(None)
             else:
+                self._size -= len(following)
                 self._write(following)
         self._handing_on = False
+        self._go_on()
 
     async def _send_from(self, context_id: int, command: bytes, source: DataSetSource) -> int:
         step = writer.fragment_length(self._maximum_length)
@@ -93,7 +100,9 @@ class Outbox:
             # A full block may be the last, so one more is read ahead.
             following = await self._read(source, length) if len(block) == length else b""
             last = not following
-            await self.ready()
+            if not self._taken and self._lost is None:
+                self._stalled = Deferred(self._not_stalled)
+                await self._stalled
             if self._lost is not None:
                 raise self._lost
             self._write(pdus + writer.data_set_pdus(context_id, block, self._maximum_length, last=last))
@@ -112,11 +121,15 @@ class Outbox:
             block += more
         return block
 
+    def _not_stalled(self, _: object) -> None:
+        self._stalled = None
+
     def close(self, why: str) -> None:
         """Send nothing more: the association is over."""
         lost = self._lost = AssociationLost(why)
-        waiting, self._waiting = self._waiting, deque()
-        for one in waiting:
+        self._size = 0
+        while self._waiting:
+            one = self._waiting.popleft()
             if isinstance(one, Deferred):
                 one.errback(lost)
         self.taken(True)
@@ -125,17 +138,24 @@ class Outbox:
 
     def taken(self, taken: bool) -> None:
         """The peer takes what is sent, or (False) too much of it waits."""
-        if not taken:
-            self._untaken = self._untaken or []
-        elif self._untaken is not None:
-            waiting, self._untaken = self._untaken, None
-            for one in waiting:
-                one.callback(None)
+        self._taken = taken
+        stalled = self._stalled
+        if taken and stalled is not None:
+            self._stalled = None
+            stalled.callback(None)
+        self._go_on()
 
     def ready(self) -> Deferred[None]:
-        """Fires when the peer takes what we send."""
-        if self._untaken is None or self._lost is not None:
+        """Fires when a further message can be sent: the peer takes them, and not too many wait already."""
+        if self._has_room():
             return succeed(None)
-        ready: Deferred[None] = Deferred(self._untaken.remove)
-        self._untaken.append(ready)
+        ready: Deferred[None] = Deferred(self._unready.remove)
+        self._unready.append(ready)
         return ready
+
+    def _has_room(self) -> bool:
+        return self._lost is not None or (self._taken and self._size <= BLOCK)
+
+    def _go_on(self) -> None:
+        while self._unready and self._has_room():
+            self._unready.popleft().callback(None)

@@ -173,7 +173,7 @@ class _Retrieval(ServiceClass):
             elif category is status.Category.SUCCESS:
                 counters.completed += 1
             else:
-                why = f"answered {answer.status:04X}H {answer.comment}".rstrip()
+                why = f"answered {answer.status:04X}H"  # a peer's comment may name a patient
         counters.remaining -= 1
         if why:
             counters.fail(instance.sop_instance_uid)
