@@ -346,11 +346,16 @@ class Configuration:
                 raise ConfigError(f"two servers listen on port {server.port}")
             ports.add(place)
             other = stores.setdefault(os.path.abspath(server.store), server)
-            if (other.durability, other.on_duplicate) != (server.durability, server.on_duplicate):
+            if other is not server and _of_the_store(other) != _of_the_store(server):
                 raise ConfigError(
-                    f"servers {other.aet} and {server.aet} share the store {server.store}, "
-                    "so --durability and --on-duplicate must be the same for both"
+                    f"servers {other.aet} and {server.aet} share the store {server.store}, so --durability, "
+                    "--on-duplicate and --index-attribute must be the same for both"
                 )
+
+
+def _of_the_store(server: Server) -> tuple[object, ...]:
+    """What servers that share a store must agree on: it is kept, and indexed, in one way."""
+    return server.durability, server.on_duplicate, Attributes(server.index_attribute).stored
 
 
 LOG_FORMAT = _kind_of_choice("text", "json")

@@ -462,6 +462,26 @@ class FaultTests(ConfigTestCase):
         ):
             self.configured(text)
 
+    def test_shared_store(self) -> None:
+        """Servers that share a store keep it, and index it, in one way, however they write that down."""
+        for one, other in (
+            ("durability = 'strict'", "durability = 'relaxed'"),
+            ("on-duplicate = 'keep'", "on-duplicate = 'refuse'"),
+            ("index-attribute = ['KVP']", ""),
+            ("index-attribute = ['KVP']", "index-attribute = ['SERIES:KVP']"),
+        ):
+            text = f"[[server]]\nport = 1\naet = 'A'\n{one}\n[[server]]\nport = 2\naet = 'B'\n{other}\n"
+            self.assertEqual(
+                str(self.assertRaises(ConfigError, self.configured, text)),
+                "servers A and B share the store dicom-store, so --durability, --on-duplicate and "
+                "--index-attribute must be the same for both",
+            )
+            self.configured(text + "store = 'another'")
+        same = "['KVP', 'ExposureTime']", "['IMAGE:ExposureTime', 'KVP', 'PatientID']"
+        self.configured(
+            "".join(f"[[server]]\nport = {n}\nindex-attribute = {one}\n" for n, one in enumerate(same, 1))
+        )
+
     def test_host_check_needs_a_host(self) -> None:
         """A remote whose host is to be checked has one."""
         text = "[[remote]]\naet = 'A'\ncheck-host = true"
