@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any, Protocol, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.python.failure import Failure
 
 from dicomtw.dimse import status
 from dicomtw.dimse.messages import C_FIND_RQ, C_GET_RQ, C_MOVE_RQ, Command, response_type
@@ -37,6 +38,20 @@ def or_cancelled(deferred: Deferred[T]) -> Deferred[T]:
         raise Cancelled
 
     return deferred.addErrback(translate)
+
+
+def _with_late(called: Deferred[T], late: Callable[[T], object]) -> Deferred[T]:
+    """`called`, whose result goes to `late` if it comes after its cancellation."""
+    waiting: Deferred[T] = Deferred()
+
+    def over(result: T | Failure) -> None:
+        if not waiting.called:
+            waiting.callback(result)
+        elif not isinstance(result, Failure):
+            late(result)
+
+    called.addBoth(over)
+    return waiting
 
 
 class Surroundings(Protocol):
@@ -109,8 +124,11 @@ class Operation:
     def extended_negotiation(self) -> bytes:
         return self._surroundings.extended_negotiation(self.context.abstract_syntax)
 
-    def call_in_thread(self, function: Callable[[], T]) -> Awaitable[T]:
-        return or_cancelled(self._surroundings.call_in_thread(function))
+    def call_in_thread(
+        self, function: Callable[[], T], *, late: Callable[[T], object] | None = None
+    ) -> Awaitable[T]:
+        called = self._surroundings.call_in_thread(function)
+        return or_cancelled(called if late is None else _with_late(called, late))
 
     def warn(self, what: str) -> None:
         self._surroundings.warn(what)

@@ -120,8 +120,13 @@ class Operation(Protocol):
     def commit(self) -> Awaitable[None]:
         """Commit the sink, off the reactor thread if that takes long."""
 
-    def call_in_thread(self, function: Callable[[], T]) -> Awaitable[T]:
-        """Call what may block, off the reactor thread."""
+    def call_in_thread(
+        self, function: Callable[[], T], *, late: Callable[[T], object] | None = None
+    ) -> Awaitable[T]:
+        """Call what may block, off the reactor thread.
+
+        `late` gets what is returned when nobody waits for it any more, such as a file to be closed.
+        """
 
     def warn(self, what: str) -> None:
         """A line for the log; nothing about a patient."""

@@ -33,6 +33,9 @@ from dicomtw.ul.pdu import MAXIMUM_CONTEXTS
 #: Relational retrieval is supported, conversion of enhanced multi-frame images is not (PS3.4 Table C.5-3).
 _SUPPORTED: Final = (1, 0)
 
+#: What is longer is not sent in another transfer syntax, for that is done in memory; in bytes.
+MAXIMUM_TRANSCODED: Final = 256 << 20
+
 #: Instances whose files are looked up at a time.
 _BATCH: Final = 200
 #: Failed sub-operations of one request that get a log line of their own.
@@ -153,12 +156,11 @@ class _Retrieval(ServiceClass):
         why = ""
         try:
             context, data_set = await operation.call_in_thread(
-                lambda: _open(self._root, instance, association.contexts(instance.sop_class_uid))
+                lambda: _open(self._root, instance, association.contexts(instance.sop_class_uid)),
+                late=lambda opened: opened[1].close(),
             )
             answer = await operation.shielded(
-                association.c_store(
-                    context, instance.sop_instance_uid, data_set, move_originator=originator
-                )
+                association.c_store(context, instance.sop_instance_uid, data_set, move_originator=originator)
             )
         except (OSError, ValueError, CannotTranscode) as error:
             why = str(error)
@@ -334,15 +336,19 @@ def _groups(index: Index, ids: array[int]) -> list[Group]:
 def _checked_keys(identifier: Identifier) -> dict[int, KeyValue]:
     """The keys that name what is to be retrieved: those of other attributes have no say (PS3.4 C.4.2.2.1).
 
-    Raises `DimseError`, A900H, where the level's own is missing or has wild cards.
+    Raises `DimseError`, A900H, where the level's own is missing or has wild cards, or one of a level below
+    is there (C.4.2.1.4.1).
     """
+    at = LEVELS.index(identifier.level)
     keys = {tag: identifier.keys[tag] for tag in _UNIQUE_TAGS if identifier.keys.get(tag)}
-    named = keys.get(_UNIQUE_TAGS[LEVELS.index(identifier.level)])
-    if not isinstance(named, str) or any(character in named for character in "*?"):
-        keyword = UNIQUE_KEYS[identifier.level]
-        why = f"{keyword} is missing or has wild cards"
-        raise DimseError(status.IDENTIFIER_DOES_NOT_MATCH_SOP_CLASS, why)
-    return keys
+    named = keys.get(_UNIQUE_TAGS[at])
+    if not isinstance(named, str) or not named.strip("\\ ") or any(one in named for one in "*?"):
+        why = f"{UNIQUE_KEYS[identifier.level]} is missing or has wild cards"
+    elif keys.keys() & set(_UNIQUE_TAGS[at + 1 :]):
+        why = f"a key of a level below {identifier.level.value}"
+    else:
+        return keys
+    raise DimseError(status.IDENTIFIER_DOES_NOT_MATCH_SOP_CLASS, why)
 
 
 #: Of each level from the top: Patient ID, Study, Series and SOP Instance UID.
@@ -362,6 +368,8 @@ def _open(
     for context in contexts:
         if context.transfer_syntax == instance.transfer_syntax_uid:
             return context, open_data_set(path)
+    if path.stat().st_size > MAXIMUM_TRANSCODED:
+        raise CannotTranscode("it is too large to be decompressed")
     chosen, data_set = transcode(path, [context.transfer_syntax for context in contexts])
     context = next(context for context in contexts if context.transfer_syntax == chosen)
     return context, io.BytesIO(data_set)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -191,6 +192,8 @@ class SelectionTests(RetrieveTestCase):
                 ("STUDY", {"PatientID": "P1"}),
                 ("SERIES", {"SeriesInstanceUID": "1.1.1"}),
                 ("PATIENT", {"PatientID": "P1"}),
+                ("STUDY", {"StudyInstanceUID": "\\"}),
+                ("STUDY", {"StudyInstanceUID": "1.1", "SOPInstanceUID": "1.1.1.1"}),
             ):
                 self.assertEqual(self.refusal(operation, level, **keys).status, 0xA900, (level, keys))
             self.assertEqual(self.refusal(operation, "PATIENT", 0, PatientID="P*").status, 0xA900)
@@ -392,6 +395,35 @@ class EndTests(RetrieveTestCase):
             self.go_on()
             self.assertEqual(answers, [Retrieval(0xFE00, 1, 0, 0, 3)])
             self.assertEqual(self.receiver.stored, ["1.1.1.1"], operation)
+
+    def test_cancel_while_a_file_is_opened(self) -> None:
+        """A file that is open when nobody wants it any more is closed."""
+        image = ct(1, 1, 1)
+        image.add_new(0x7FE00010, "OW", bytes(300_000))
+        self.archive.add(image)
+        waiting: list[tuple[Deferred[Any], Any]] = []
+
+        def aside(function: Any) -> Deferred[Any]:
+            waiting.append((Deferred(), function))
+            return waiting[-1][0]
+
+        self.server.factory.entity.disk.call_aside = aside
+        retrieval = self.begin("GET", "STUDY", StudyInstanceUID="1.1")
+        for _ in range(2):
+            self.server.clock.advance(0)
+            called, function = waiting.pop()
+            called.callback(function())
+        self.server.clock.advance(0)
+        (request,) = self.scu.association._requests._outstanding.values()
+        self.scu.association.cancel(request)
+        self.server.clock.advance(0)
+        called, function = waiting.pop()
+        opened = function()
+        self.assertFalse(opened[1]._fd < 0, "it is held open")
+        called.callback(opened)
+        self.assertEqual(self.successResultOf(retrieval).status, 0xFE00)
+        names = [os.readlink(link) for link in Path("/proc/self/fd").iterdir() if os.path.islink(link)]
+        self.assertEqual([name for name in names if name.endswith(".dcm")], [])
 
     def test_cancel_while_connecting(self) -> None:
         """C-CANCEL before the destination is connected to sends nothing."""
