@@ -196,6 +196,38 @@ class BackPressureTests(OutboxTestCase):
         self.peer.write(data)
         self.outbox.taken(False)
 
+    def test_messages_behind_a_data_set(self) -> None:
+        """Whoever has many messages waits while many of them wait behind a data set already."""
+        self.outbox.taken(False)
+        sent = self.send(Source(bytes(3 * self.block)))
+        self.assertNoResult(sent)
+        self.outbox._taken = True  # it takes small messages, and the data set has its own reasons
+        count = 0
+        while (ready := self.outbox.ready()).called:
+            self.outbox.send(1, store(2), bytes(1000))
+            count += 1
+        self.assertLess(count * 1000, 2 * self.block)
+        self.outbox.taken(True)
+        self.assertEqual(self.successResultOf(sent), 3 * self.block)
+        self.successResultOf(ready)
+        self.assertEqual(len(self.peer.messages), count + 1)
+
+    def test_waiting_cancelled_by_another(self) -> None:
+        """At the end all who wait are told, also if one of them cancels another."""
+        self.outbox.taken(False)
+        first = self.send(Source(bytes(3 * self.block)), 1)
+        others = [self.send(Source(b"12"), number) for number in (2, 3, 4)]
+        ready = [self.outbox.ready() for _ in range(3)]
+        others[0].addErrback(lambda _: others[1].cancel())
+        ready[0].addCallback(lambda _: ready[1].cancel())
+        self.outbox.close("the peer is gone")
+        self.failureResultOf(first, AssociationLost)
+        self.assertIsNone(self.successResultOf(others[0]))
+        self.failureResultOf(others[2], AssociationLost)
+        self.successResultOf(ready[2])
+        for cancelled in (others[1], ready[1]):
+            cancelled.addErrback(lambda failure: failure.trap(CancelledError, AssociationLost))
+
     def test_messages_follow(self) -> None:
         """What is sent while a data set is under way follows it, in order, and is not mixed with it."""
         data = bytes(3 * self.block)

@@ -12,6 +12,7 @@ from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from dicomtw import uids
+from dicomtw.dimse.messages import C_GET_RQ, C_STORE_RSP, Command
 from dicomtw.errors import AssociationLost, NotConnected, OperationFailed
 from dicomtw.operations import or_cancelled
 from dicomtw.requestor import RequestedAssociation
@@ -19,8 +20,10 @@ from dicomtw.scu import SCU, Retrieval
 from dicomtw.services import Operation, ServiceClass
 from dicomtw.services.retrieve import Get, Group, Move
 from dicomtw.services.storage import Storage
-from dicomtw.testing import MemoryServer, MemoryStore
+from dicomtw.testing import MemoryServer, MemoryStore, message
 from dicomtw.transcode import encode
+from dicomtw.ul.items import RoleSelection
+from dicomtw.ul.pdu import A_ABORT
 from tests.services.archive import CT, EXPLICIT, IMPLICIT, MR, Archive, ct, data_set
 
 JPEG = "1.2.840.10008.1.2.4.50"
@@ -454,6 +457,28 @@ class EndTests(RetrieveTestCase):
 
     def server_ends(self) -> None:
         self.server.factory.abort("the server stops")
+
+    def test_requests_before_the_response(self) -> None:
+        """The response that C-GET waits for is read, however many requests stand before it."""
+        peer = self.server.connect()
+        contexts = {1: (uids.STUDY_ROOT_GET, IMPLICIT), 3: (CT, EXPLICIT)}
+        peer.associate(contexts, RoleSelection(CT, scu_role=False, scp_role=True))
+        keys = encode(data_set(QueryRetrieveLevel="STUDY", StudyInstanceUID="1.1"), IMPLICIT)
+        get = C_GET_RQ(affected_sop_class_uid=uids.STUDY_ROOT_GET, message_id=1, priority=0)
+        peer.send(*message(1, get, keys))
+        (request,) = [one for one in peer.received() if isinstance(one, Command)]
+        for number in range(2, 10):
+            again = C_GET_RQ(affected_sop_class_uid=uids.STUDY_ROOT_GET, message_id=number, priority=0)
+            peer.send(*message(1, again, keys))
+        self.assertEqual(peer.transport.producerState, "producing")
+        response = C_STORE_RSP(message_id_being_responded_to=request.message_id, status=0)
+        peer.send(*message(3, response))
+        self.assertIn(0xFF00, [one.status for one in peer.received() if isinstance(one, Command)])
+        for number in range(10, 100):
+            again = C_GET_RQ(affected_sop_class_uid=uids.STUDY_ROOT_GET, message_id=number, priority=0)
+            if peer.connected:
+                peer.send(*message(1, again, keys))
+        self.assertEqual(peer.received(), [A_ABORT(2, 6)], "more than any window has room for")
 
     def test_release(self) -> None:
         """A requestor that releases is answered FE00H for what it had asked for, and released."""
