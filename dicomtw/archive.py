@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail
+from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.threads import deferToThread, deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -26,6 +27,8 @@ from dicomtw.storage.stored import Stored
 _DISK_THREADS = 16
 #: Threads for queries, and for what is sent: they may take long, and are not to keep a C-STORE waiting.
 _QUERY_THREADS = 8
+#: When the index could not be filled, the next try is so much later, in seconds.
+_NEXT_TRY = 60.0
 
 
 class Archive:
@@ -35,6 +38,7 @@ class Archive:
 
     def __init__(self, root: Path, server: Server, reactor: Any) -> None:
         self.root = root
+        self._reactor = reactor
         attributes = Attributes(server.index_attribute)
         strict = server.durability == Durability.STRICT.value
         self.store = DirectoryStore(
@@ -56,6 +60,7 @@ class Archive:
         )
         self._is_complete = True
         self._filled = ""  # how far
+        self._next_try: IDelayedCall | None = None
         self._closing = False
 
     def prepare(self) -> int:
@@ -78,8 +83,11 @@ class Archive:
 
     def begin(self) -> None:
         """Fill the index from the files if it is not complete; until then nobody is answered from it."""
-        if self._is_complete:
-            return
+        if not self._is_complete:
+            self._fill()
+
+    def _fill(self) -> None:
+        self._next_try = None
         self.log.info("the index of {root} is made from the files", root=str(self.root))
         self._filled = "it is being made from the files"
         filling = self.disk.call_aside(lambda: rebuild(self.root, self.index, self._progress, self._passed))
@@ -106,7 +114,15 @@ class Archive:
         if failure.check(Cancelled):
             return
         self._filled = f"it could not be made from the files: {failure.getErrorMessage()}"
-        self.log.error("the index of {root}: {why}", root=str(self.root), why=self._filled)
+        if self._closing:
+            return
+        self.log.error(
+            "the index of {root}: {why}; the next try is in {seconds:.0f} s",
+            root=str(self.root),
+            why=self._filled,
+            seconds=_NEXT_TRY,
+        )
+        self._next_try = self._reactor.callLater(_NEXT_TRY, self._fill)
 
     # -- services.storage.Indexing, services.query.Settled
 
@@ -123,6 +139,9 @@ class Archive:
     def close(self) -> Deferred[None]:
         """Wait, not in the reactor thread, for what is being committed; then let others have the store."""
         self._closing = True
+        if self._next_try is not None:
+            self._next_try.cancel()
+            self._next_try = None
 
         def stop(_: object) -> Deferred[None]:
             return deferToThread(self._stop_threads)
