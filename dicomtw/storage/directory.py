@@ -2,9 +2,10 @@
 
 What is acknowledged is never lost: bytes go to a temporary file, which gets its name in one step when
 everything is there, checked and (``durability="strict"``) on stable storage; then the directory is synced.
-Whatever fails before leaves no trace and does not touch an object stored before. If the store has an index,
-a note stays in its journal until the index has the object too: what a crash comes between, the next start
-finds there.
+Whatever fails before it has its name leaves no trace and does not touch an object stored before. If the
+directory cannot be synced after that, the object is refused and stays, whole: somebody else who sent it too
+may have been told that it is safe. If the store has an index, a note stays in its journal until the index has
+the object too: what a crash comes between, the next start finds there.
 """
 
 from __future__ import annotations
