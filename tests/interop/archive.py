@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from subprocess import CompletedProcess
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 import pydicom
@@ -26,6 +27,8 @@ from tests.interop.files import Source
 from tests.interop.peers import run
 from tests.interop.scu import CT, Message, Scu
 from tests.interop.twistd import Twistd, environment
+
+T = TypeVar("T")
 
 IMPLICIT = uids.IMPLICIT_VR_LITTLE_ENDIAN
 EXPLICIT = uids.EXPLICIT_VR_LITTLE_ENDIAN
@@ -60,6 +63,29 @@ MODELS = {
 def archive(test: SynchronousTestCase, *options: str, port: int = 104, **more: Any) -> Twistd:
     """A server that knows the remote `PEER`, at `port` of 127.0.0.1."""
     return Twistd(test, f"--remote={PEER}@127.0.0.1:{port}", *options, **more)
+
+
+class Forever:
+    """In the place of a test: what it is to clean up is cleaned up when the process ends."""
+
+    def addCleanup(self, call: Callable[..., object], *arguments: object, **more: object) -> None:
+        atexit.register(call, *arguments, **more)
+
+
+_shared: dict[Callable[[Any], Any], Any] = {}
+
+
+def shared(test: SynchronousTestCase, make: Callable[[Any], T]) -> T:
+    """What tests have together, for it takes long to start: the first one has it made.
+
+    It is a server, or an `Scp`, and judged after each test. Tests leave in a server what is there.
+    """
+    if make not in _shared:
+        _shared[make] = make(Forever())
+    made: T = _shared[make]
+    for one in made if isinstance(made, tuple) else (made,):
+        test.addCleanup(one.check)
+    return made
 
 
 # -- objects
@@ -106,6 +132,13 @@ def family(patients: int = 2, studies: int = 2, series: int = 2, instances: int 
         for k in range(1, series + 1)
         for m in range(1, instances + 1)
     ]
+
+
+def with_family(test: Any) -> Twistd:
+    """A server with a `family`, for tests to share."""
+    server = archive(test)
+    fill(server, family())
+    return server
 
 
 def fill(server: Twistd, objects: Iterable[Dataset], transfer_syntax: str = IMPLICIT) -> None:

@@ -54,7 +54,7 @@ class Manners:
 
 
 class Scp:
-    """A storage SCP on a free port of 127.0.0.1, until its test ends."""
+    """A storage SCP on a free port of 127.0.0.1, until its test ends; or for tests one after the other."""
 
     def __init__(self, test: SynchronousTestCase, manners: Manners | None = None) -> None:
         self.manners = manners or Manners()
@@ -64,13 +64,26 @@ class Scp:
         self.ends: list[str] = []
         self.faults: list[BaseException] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
-        if self.manners.buffer:
-            self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self.manners.buffer)
+        self._set_buffer()
         self.port: int = self._listener.getsockname()[1]
         self._threads: list[threading.Thread] = []
         self._connections: list[socket.socket] = []
         self._start(self._listen)
         test.addCleanup(self._judge)
+
+    def start_over(self, manners: Manners) -> None:
+        """Forget what was, when all connections have ended, and behave like this from now on."""
+        for thread in self._threads[1:]:
+            thread.join(20)
+        for seen in (self.received, self.requests, self.ends, self._connections):
+            seen.clear()
+        del self._threads[1:]
+        self.manners = manners
+        self._set_buffer()
+
+    def _set_buffer(self) -> None:
+        if self.manners.buffer:
+            self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self.manners.buffer)
 
     @property
     def sop_instance_uids(self) -> list[str]:
@@ -78,7 +91,7 @@ class Scp:
         return [str(one.command.affected_sop_instance_uid) for one in self.received]
 
     def _start(self, call: Callable[..., None], *arguments: object) -> None:
-        thread = threading.Thread(target=call, args=arguments)
+        thread = threading.Thread(target=call, args=arguments, daemon=True)
         self._threads.append(thread)
         thread.start()
 
@@ -161,5 +174,9 @@ class Scp:
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
         self.stop()
+        self.check()
+
+    def check(self) -> None:
+        """Nothing has been wrong with what it was sent."""
         if self.faults:
             raise AssertionError(f"the SCP of the test: {self.faults}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 from unicodedata import normalize
 
 import pydicom
@@ -24,10 +25,12 @@ from tests.interop.archive import (
     found_by_programs,
     identifier,
     matches,
+    shared,
 )
 from tests.interop.cases import CasesTestCase
 from tests.interop.files import Source, read_source
 from tests.interop.peers import missing
+from tests.interop.twistd import Twistd
 
 FIND = uids.PATIENT_ROOT_FIND
 UTF_8 = "ISO_IR 192"
@@ -94,12 +97,18 @@ def keys_of(name: str) -> list[str]:
     return sorted(set(keys))
 
 
+def with_names(test: Any) -> Twistd:
+    """A server with the files."""
+    server = archive(test)
+    fill_with_files(server, [source(one.filename) for one in files().values()])
+    return server
+
+
 class NameTests(CasesTestCase):
     def test_names(self) -> None:
         """Each is found by its name, whole or in part, by each group, in its own set and in UTF-8."""
-        server = archive(self)
+        server = shared(self, with_names)
         objects = files()
-        fill_with_files(server, [source(one.filename) for one in objects.values()])
         asked = 0
         with associated(server, FIND, transfer_syntax=EXPLICIT) as scu:
             for file, one in objects.items():
@@ -129,9 +138,8 @@ class NameTests(CasesTestCase):
 
     def test_bytes(self) -> None:
         """The value as it is in the file, asked for in the file's character set, comes back byte for byte."""
-        server = archive(self)
+        server = shared(self, with_names)
         objects = files()
-        fill_with_files(server, [source(one.filename) for one in objects.values()])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             raw = {name: pydicom.dcmread(one.filename, force=True) for name, one in objects.items()}
@@ -153,9 +161,8 @@ class NameTests(CasesTestCase):
 
     def test_everybody(self) -> None:
         """Who asks for all gets each name in a character set that reaches: that of the query if it does."""
-        server = archive(self)
+        server = shared(self, with_names)
         objects = files()
-        fill_with_files(server, [source(one.filename) for one in objects.values()])
         names = {one.PatientID: name_of(one) for one in objects.values()}
         sets = [None, UTF_8, *(one.SpecificCharacterSet for one in objects.values()), "no such set"]
         with associated(server, FIND, transfer_syntax=IMPLICIT) as scu:
@@ -177,7 +184,7 @@ class NameTests(CasesTestCase):
 
     def test_another_version(self) -> None:
         """Other bytes under the same UID, with several names or in another character set, take its place."""
-        server = archive(self)
+        server = shared(self, with_names)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             paths = {Path(path).name: Path(path) for path in map(str, get_charset_files())}
@@ -201,9 +208,8 @@ class ProgramTests(CasesTestCase):
 
     def test_programs(self) -> None:
         """The programs of both peers, which ask in UTF-8, read the names as they are in the files."""
-        server = archive(self)
+        server = shared(self, with_names)
         objects = files()
-        fill_with_files(server, [source(one.filename) for one in objects.values()])
         for peer in PEERS:
             queries = [
                 ("-P", identifier("PATIENT", SpecificCharacterSet=UTF_8, PatientID="", PatientName=key))

@@ -36,10 +36,13 @@ from tests.interop.archive import (
     of,
     pynetdicom_association,
     selected,
+    shared,
+    with_family,
 )
 from tests.interop.cases import CasesTestCase
 from tests.interop.peers import missing
 from tests.interop.scu import CT, Scu, element
+from tests.interop.twistd import Twistd
 
 FIND = uids.STUDY_ROOT_FIND
 SC = "1.2.840.10008.5.1.4.1.1.7"
@@ -52,9 +55,8 @@ class LevelTests(CasesTestCase):
 
     def test_levels(self) -> None:
         """The programs of both peers find what is there, with how much is below it and where to get it."""
-        server = archive(self)
+        server = shared(self, with_family)
         objects = family()
-        fill(server, objects)
         queries = []
         for model, (_, levels) in MODELS.items():
             for depth, level in enumerate(levels):
@@ -77,8 +79,7 @@ class LevelTests(CasesTestCase):
 
     def test_wrong_levels(self) -> None:
         """A900H for a level that the model does not have, to the programs of both peers."""
-        server = archive(self)
-        fill(server, [ct(1)])
+        server = shared(self, with_family)
         queries = [
             ("-S", identifier("PATIENT", PatientID="")),
             ("-O", identifier("SERIES", PatientID="P1", StudyInstanceUID="1.2.1.1", SeriesInstanceUID="")),
@@ -248,12 +249,18 @@ SEQUENCES: list[tuple[list[Dataset], str]] = [
 ]
 
 
+def with_studies(test: Any) -> Twistd:
+    """A server with these."""
+    server = archive(test)
+    fill(server, STUDIES)
+    return server
+
+
 class MatchingTests(CasesTestCase):
     skip = missing("findscu")
 
     def setUp(self) -> None:
-        self.server = archive(self)
-        fill(self.server, STUDIES)
+        self.server = shared(self, with_studies)
 
     def test_matching(self) -> None:
         """Each kind of matching selects the same, whoever asks: findscu of DCMTK, or pynetdicom."""
@@ -352,8 +359,7 @@ class NegotiatedTests(CasesTestCase):
 
     def test_relational(self) -> None:
         """Q02: levels above need not be named where relational queries were agreed on, and only there."""
-        server = archive(self)
-        fill(server, family())
+        server = shared(self, with_family)
         asked = [
             ("STUDY", uids.PATIENT_ROOT_FIND, {"StudyInstanceUID": ""}, 4),
             ("SERIES", FIND, {"SeriesInstanceUID": ""}, 8),
@@ -379,8 +385,7 @@ class NegotiatedTests(CasesTestCase):
 
     def test_dates_and_times(self) -> None:
         """A range of dates and one of times are one range where that was agreed on, and only there."""
-        server = archive(self)
-        fill(server, STUDIES)
+        server = shared(self, with_studies)
         asked = [
             # Date, Time, found with both as one, found with each on its own
             ("20190630-20210101", "0900-1000", "234", ""),
@@ -401,7 +406,7 @@ class NegotiatedTests(CasesTestCase):
 
     def test_answer(self) -> None:
         """What is agreed on is what both sides have, byte by byte; what was not proposed is not answered."""
-        server = archive(self)
+        server = shared(self, with_studies)
         for proposed, expected in (
             (None, None),
             (b"\1", b"\1"),
@@ -422,8 +427,7 @@ class NegotiatedTests(CasesTestCase):
 
     def test_programs(self) -> None:
         """So findscu of pynetdicom has it, with --relational-query and --dt-matching."""
-        server = archive(self)
-        fill(server, STUDIES)
+        server = shared(self, with_studies)
         asked = identifier(
             "SERIES", StudyInstanceUID="", StudyDate="20200101-20210101", StudyTime="1100-0900"
         )
@@ -503,11 +507,16 @@ FAULTS: list[tuple[str, str, bytes, str]] = [
 ]
 
 
+def refused_queries(server: Twistd) -> int:
+    """How many its log tells of."""
+    return server.log.count("C-FIND of 'PEER' answered A")
+
+
 class FaultTests(CasesTestCase):
     def test_faults(self) -> None:
         """What is no identifier is answered as such and logged; the association lives on."""
-        server = archive(self)
-        fill(server, STUDIES[:1])
+        server = shared(self, with_studies)
+        before = refused_queries(server)
         for what, syntax, asked, expected in FAULTS:
             with self.case(what, syntax), Scu(server.address) as scu:
                 scu.associate({1: (FIND, syntax), 3: (uids.VERIFICATION, IMPLICIT)}, calling=PEER)
@@ -516,13 +525,13 @@ class FaultTests(CasesTestCase):
                 self.assertTrue(response.command.error_comment)
                 self.assertEqual(scu.echo(3), 0)
                 found = scu.find(encode(identifier("STUDY", StudyInstanceUID=""), syntax))
-                self.assertEqual([one.status for one in found], [0xFF00, 0])
+                self.assertEqual([one.status for one in found], [0xFF00] * len(STUDIES) + [0])
                 scu.release()
-        self.assertEqual(server.log.count("C-FIND of 'PEER' answered A"), len(FAULTS))
+        self.assertEqual(refused_queries(server) - before, len(FAULTS))
 
     def test_programs(self) -> None:
         """Programs that leave the level out are told what is wrong."""
-        server = archive(self)
+        server = shared(self, with_studies)
         asked = data_set(StudyInstanceUID="")
         for peer, refused in ((DCMTK, "DataSetDoesNotMatchSOPClass"), (PYNETDICOM, "0xA900")):
             ((said, found),) = found_by_programs(peer, server, [("-S", asked)])

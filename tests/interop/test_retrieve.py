@@ -7,7 +7,9 @@ import warnings
 from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
+import attrs
 import pydicom
 from pydicom.dataset import Dataset
 
@@ -32,6 +34,7 @@ from tests.interop.archive import (
     identifier,
     run_each,
     selected,
+    shared,
     words,
 )
 from tests.interop.cases import CasesTestCase
@@ -67,6 +70,14 @@ def received_in(directory: Path) -> list[str]:
         return sorted(str(pydicom.dcmread(path, stop_before_pixels=True).SOPInstanceUID) for path in files)
 
 
+def with_destination(test: Any) -> tuple[Twistd, Scp]:
+    """A server with a family, and its remote DEST."""
+    destination = Scp(test)
+    server = archive(test, f"--remote=DEST@127.0.0.1:{destination.port}")
+    fill(server, family())
+    return server, destination
+
+
 class LevelTests(CasesTestCase):
     """Every level of every information model."""
 
@@ -74,9 +85,8 @@ class LevelTests(CasesTestCase):
 
     def test_get(self) -> None:
         """The getscu of both peers brings what is below the entity that is asked for."""
-        server = archive(self)
+        server, _ = shared(self, with_destination)
         objects = family()
-        fill(server, objects)
         asked = retrievals(objects)
         for peer in PEERS:
             commands = []
@@ -98,14 +108,12 @@ class LevelTests(CasesTestCase):
 
     def test_move(self) -> None:
         """The movescu of both peers has it sent to another, in one association each."""
-        destination = Scp(self)
-        server = archive(self, f"--remote=DEST@127.0.0.1:{destination.port}")
+        server, destination = shared(self, with_destination)
         objects = family()
-        fill(server, objects)
         for peer in PEERS:
             for model, query, expected in retrievals(objects):
                 with self.case(peer.name, model, query.QueryRetrieveLevel):
-                    del destination.received[:], destination.requests[:]
+                    destination.start_over(Manners())
                     command = peer.command("movescu", server, model, words(query))
                     ended = run(*command, "-aem", "DEST", env=environment(PYTHONWARNINGS="ignore"))
                     self.assertEqual(ended.returncode, 0, ended.stdout)
@@ -147,9 +155,8 @@ class LevelTests(CasesTestCase):
 
     def test_relational(self) -> None:
         """Levels above need not be named where that was agreed on: so pynetdicom's programs have it."""
-        destination = Scp(self)
-        server = archive(self, f"--remote=DEST@127.0.0.1:{destination.port}")
-        fill(server, family(2, 1, 1, 2))
+        server, destination = shared(self, with_destination)
+        destination.start_over(Manners())
         query = identifier("IMAGE", SOPInstanceUID=["1.2.1.1.1.1", "1.2.2.1.1.2"])
         commands = []
         for tool in ("movescu", "getscu"):
@@ -172,6 +179,29 @@ def latest(files: Iterable[Source]) -> dict[str, Source]:
     return {one.sop_instance_uid: one for one in files}
 
 
+@attrs.frozen
+class Storescp:
+    """DCMTK's storescp, for tests to share."""
+
+    port: int
+    directory: Path
+
+    def check(self) -> None:
+        """It does not tell."""
+
+
+def with_all_files(test: Any) -> tuple[Twistd, Storescp, Scp]:
+    """A server with all of pydicom's files, and its remotes STORESCP, DCMTK's, and DEST."""
+    started, scp = storescp(test, "+B", "+xa", "-aet", "STORESCP"), Scp(test)
+    server = archive(
+        test, f"--remote=STORESCP@127.0.0.1:{started.port}", f"--remote=DEST@127.0.0.1:{scp.port}"
+    )
+    for transfer_syntax_uid in STORESCU_OPTIONS:
+        files = latest(sources()).values()
+        fill_with_files(server, [one for one in files if one.transfer_syntax_uid == transfer_syntax_uid])
+    return server, Storescp(started.port, started.directory), scp
+
+
 class FileTests(CasesTestCase):
     """All of pydicom's files, byte for byte."""
 
@@ -180,19 +210,11 @@ class FileTests(CasesTestCase):
     def setUp(self) -> None:
         self.stored = latest(sources())
         self.kinds = sorted({(one.sop_class_uid, one.transfer_syntax_uid) for one in self.stored.values()})
-
-    def _filled(self, *options: str) -> Twistd:
-        server = archive(self, *options)
-        for transfer_syntax_uid in STORESCU_OPTIONS:
-            fill_with_files(
-                server,
-                [one for one in self.stored.values() if one.transfer_syntax_uid == transfer_syntax_uid],
-            )
-        return server
+        self.server, self.storescp, self.scp = shared(self, with_all_files)
 
     def test_get(self) -> None:
         """C-GET of all of them at once, and with getscu of each transfer syntax: the bytes stored."""
-        server = self._filled()
+        server = self.server
         with self.case("socket"), Scu(server.address) as scu:
             roles = [
                 RoleSelection(uid, scu_role=False, scp_role=True)
@@ -247,8 +269,7 @@ class FileTests(CasesTestCase):
 
     def test_move(self) -> None:
         """C-MOVE of all of them, in one association to storescp, which writes the bytes stored."""
-        scp = storescp(self, "+B", "+xa", "-aet", "STORESCP")
-        server = self._filled(f"--remote=STORESCP@127.0.0.1:{scp.port}")
+        server, scp = self.server, self.storescp
         files = [one for one in self.stored.values() if in_a_study(one) and for_dcmtk(one)]
         studies = sorted({study_of(one) for one in files})
         query = identifier("STUDY", StudyInstanceUID=studies)
@@ -262,8 +283,8 @@ class FileTests(CasesTestCase):
     def test_other_transfer_syntaxes(self) -> None:
         """Who takes nothing but Implicit VR gets in that what is not compressed, and is told of the rest."""
         manners = Manners(accepts=lambda context: IMPLICIT if IMPLICIT in context.transfer_syntaxes else None)
-        scp = Scp(self, manners)
-        server = self._filled(f"--remote=DEST@127.0.0.1:{scp.port}")
+        server, scp = self.server, self.scp
+        scp.start_over(manners)
         files = {uid: one for uid, one in self.stored.items() if in_a_study(one)}
         query = identifier("STUDY", StudyInstanceUID=sorted({study_of(one) for one in files.values()}))
         with associated(server, uids.STUDY_ROOT_MOVE) as scu:

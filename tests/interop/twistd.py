@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -216,6 +217,15 @@ class Twistd:
         return len(os.listdir(f"/proc/{self.pid}/fd"))
 
     @property
+    def opened(self) -> list[str]:
+        """What its open file descriptors are: paths, and ``socket:[number]``."""
+        names = []
+        for path in Path(f"/proc/{self.pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+                names.append(os.readlink(path))
+        return names
+
+    @property
     def objects(self) -> dict[str, Path]:
         """What it has stored, by SOP Instance UID, without what was superseded."""
         return objects_in(self.store)
@@ -257,14 +267,24 @@ class Twistd:
                 late = True
                 self.process.kill()
                 self.process.wait()
-        said = f"{self._earlier_log}{self.log}{self.stderr}"
-        if status is not None and not self._ended_by_test:
-            raise AssertionError(f"the server had ended with status {status}:\n{said}")
+        self._check(status)
         if late:
-            raise AssertionError(f"the server did not stop within {PATIENCE} s:\n{said}")
+            raise AssertionError(f"the server did not stop within {PATIENCE} s:\n{self._said}")
+
+    def check(self) -> None:
+        """Judge it so far, for those who share it: it must be alive, and its log free of tracebacks."""
+        self._check(self.process.poll())
+
+    @property
+    def _said(self) -> str:
+        return f"{self._earlier_log}{self.log}{self.stderr}"
+
+    def _check(self, status: int | None) -> None:
+        if status is not None and not self._ended_by_test:
+            raise AssertionError(f"the server had ended with status {status}:\n{self._said}")
         for bug in _BUGS:
-            if bug in said:
-                raise AssertionError(f"{bug!r} in the log:\n{said}")
+            if bug in self._said:
+                raise AssertionError(f"{bug!r} in the log:\n{self._said}")
 
 
 def objects_in(store: Path) -> dict[str, Path]:
