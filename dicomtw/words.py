@@ -14,6 +14,10 @@ from dicomtw.security.access import OPERATIONS
 from dicomtw.storage.directory import Durability
 
 
+#: Operations that hand out what is stored, as a remote's settings name them.
+_RETRIEVAL = frozenset({"find", "get", "move"})
+
+
 def accepts_any_by_default(server: Server, configuration: Configuration) -> bool:
     """PMOD's box is checked by default only while no remote is configured."""
     return not configuration.remotes and not server.known_ae_only
@@ -71,6 +75,10 @@ def warnings_of(server: Server, configuration: Configuration) -> list[str]:
         found.append("durability is relaxed: a power cut may take objects that were acknowledged")
     if server.allow_retrieve == "any" and any_may_associate(server, configuration):
         found.append("anybody may query and retrieve what is stored")
+    elif known := _known_by_title(configuration):
+        found.append(
+            f"without check-host whoever calls himself {', '.join(known)} may query or retrieve what is stored"
+        )
     found += [
         f"remote {remote.aet}: without tls-ca its certificate is not verified"
         for remote in configuration.remotes
@@ -81,6 +89,16 @@ def warnings_of(server: Server, configuration: Configuration) -> list[str]:
     if any(text.startswith("ssl:") for text in server.listen):
         found.append("ssl: endpoints have the TLS settings of Twisted, not --tls-profile")
     return found
+
+
+def _known_by_title(configuration: Configuration) -> list[str]:
+    """Remotes that may ask for what is stored, and that their AE title alone tells from others."""
+    titles = (
+        remote.aet
+        for remote in configuration.remotes
+        if not remote.check_host and not _RETRIEVAL.isdisjoint(remote.operations)
+    )
+    return [*dict.fromkeys(titles)]
 
 
 def no_endpoint(text: str, error: Exception) -> str:

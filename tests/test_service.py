@@ -47,6 +47,7 @@ from tests.test_association import CONTEXTS, CT, Outcome, c_echo_rq, c_store_rq
 from tests.test_conformance_in_memory import DATA_SET
 
 ANY = Remote(aet="CT1", host="192.0.2.1", port=104)
+CHECKED = Remote(aet="CT1", host="192.0.2.1", port=104, check_host=True)
 
 
 class Port:
@@ -802,14 +803,23 @@ class WordsTests(ServiceTestCase):
         nobody = "only known AEs are accepted and none is configured: nobody is accepted"
         relaxed = "durability is relaxed: a power cut may take objects that were acknowledged"
         retired = "tls-profile bcp195: the standard has retired this profile"
+        impersonated = "without check-host whoever calls himself {} may query or retrieve what is stored"
+        anybody = "anybody may query and retrieve what is stored"
+        loose = Remote(aet="CT2", host="192.0.2.2", operations=["echo", "move"])
+        storing = Remote(aet="CT3", host="192.0.2.3", operations=["echo", "store"])
         for settings, remotes, expected in (
             ({}, (), [anyone]),
             ({"accept_any_ae": True}, (), []),
             ({"known_ae_only": True}, (), [nobody]),
-            ({}, (ANY,), []),
-            ({"durability": "relaxed"}, (ANY,), [relaxed]),
-            ({"tls": True, "tls_profile": "bcp195"}, (ANY,), [retired]),
-            ({"tls": True}, (ANY,), []),
+            ({}, (CHECKED,), []),
+            ({}, (CHECKED, storing), []),
+            ({}, (ANY,), [impersonated.format("CT1")]),
+            ({}, (ANY, CHECKED, loose, storing, ANY), [impersonated.format("CT1, CT2")]),
+            ({"allow_retrieve": "any"}, (ANY,), [impersonated.format("CT1")]),
+            ({"allow_retrieve": "any", "accept_any_ae": True}, (ANY,), [anybody]),
+            ({"durability": "relaxed"}, (CHECKED,), [relaxed]),
+            ({"tls": True, "tls_profile": "bcp195"}, (CHECKED,), [retired]),
+            ({"tls": True}, (CHECKED,), []),
         ):
             server = self.server(**settings)
             found = warnings_of(server, Configuration(servers=(server,), remotes=remotes))
