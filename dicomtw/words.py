@@ -13,7 +13,6 @@ from dicomtw.security import tls
 from dicomtw.security.access import OPERATIONS
 from dicomtw.storage.directory import Durability
 
-
 #: Operations that hand out what is stored, as a remote's settings name them.
 _RETRIEVAL = frozenset({"find", "get", "move"})
 
@@ -76,8 +75,9 @@ def warnings_of(server: Server, configuration: Configuration) -> list[str]:
     if server.allow_retrieve == "any" and any_may_associate(server, configuration):
         found.append("anybody may query and retrieve what is stored")
     elif known := _known_by_title(configuration):
+        titles = ", ".join(known)
         found.append(
-            f"without check-host whoever calls himself {', '.join(known)} may query or retrieve what is stored"
+            f"without check-host whoever calls himself {titles} may query or retrieve what is stored"
         )
     found += [
         f"remote {remote.aet}: without tls-ca its certificate is not verified"
