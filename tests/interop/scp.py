@@ -56,14 +56,14 @@ class Manners:
 class Scp:
     """A storage SCP on a free port of 127.0.0.1, until its test ends; or for tests one after the other."""
 
-    def __init__(self, test: SynchronousTestCase, manners: Manners | None = None) -> None:
+    def __init__(self, test: SynchronousTestCase, manners: Manners | None = None, port: int = 0) -> None:
         self.manners = manners or Manners()
         self.received: list[Message] = []
         self.requests: list[A_ASSOCIATE_RQ] = []
         #: How each association ended.
         self.ends: list[str] = []
         self.faults: list[BaseException] = []
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server(("127.0.0.1", port))
         self._set_buffer()
         self.port: int = self._listener.getsockname()[1]
         self._threads: list[threading.Thread] = []
