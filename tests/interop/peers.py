@@ -88,7 +88,10 @@ class SCP:
 
 
 def dcmqrscp(test: SynchronousTestCase, destinations: Mapping[str, int], *options: str) -> SCP:
-    """DCMTK's archive, which moves to `destinations`: ports of this machine by AE title."""
+    """DCMTK's archive, which moves to `destinations`: ports of this machine by AE title.
+
+    It forks for each association: as a single process, 3.6.7 crashes at the end of the first.
+    """
     directory = temporary_directory(test)
     (directory / "objects").mkdir()
     (port,) = free_ports(1)

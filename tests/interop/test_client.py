@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import fnmatch
+import functools
 import importlib.util
 import sys
 import textwrap
@@ -326,14 +327,19 @@ QUERY_KEYS = (
 )
 
 
+@functools.cache
+def data_sets() -> dict[Source, Dataset]:
+    """The archive as pydicom sees it."""
+    return {source: read(source.path) for source in archived()}
+
+
 def studies(keys: Mapping[str, str]) -> set[str]:
-    """The Study Instance UIDs of the archive that match, as pydicom sees the files."""
-    found = set()
-    for source in archived():
-        data_set = read(source.path)
-        if all(_matches(str(data_set.get(keyword, "")), key) for keyword, key in keys.items()):
-            found.add(str(data_set.StudyInstanceUID))
-    return found
+    """The Study Instance UIDs of the archive that match."""
+    return {
+        str(data_set.StudyInstanceUID)
+        for data_set in data_sets().values()
+        if all(_matches(str(data_set.get(keyword, "")), key) for keyword, key in keys.items())
+    }
 
 
 def _matches(value: str, key: str) -> bool:
@@ -344,8 +350,8 @@ def _matches(value: str, key: str) -> bool:
 
 def study_of(source: Source) -> tuple[str, list[Source]]:
     """The study that an object of the archive belongs to, and all of it."""
-    study = read(source.path).StudyInstanceUID
-    return str(study), [one for one in archived() if read(one.path).StudyInstanceUID == study]
+    study = data_sets()[source].StudyInstanceUID
+    return str(study), [one for one, other in data_sets().items() if other.StudyInstanceUID == study]
 
 
 class OwnServerTests(Archive, ClientTestCase):
@@ -586,15 +592,19 @@ class ErrorTests(ClientTestCase):
         return factory.lost
 
     async def test_others(self) -> None:
-        """Who is no DICOM peer, or is silent, is given up: `AssociationLost`."""
-        for attributes, why in (
-            ({}, "no answer to the A-ASSOCIATE-RQ within the ARTIM time"),
-            ({"closes": True}, "connection closed by the peer"),
-            ({"greeting": b"SSH-2.0-OpenSSH_9.2\r\n"}, "unrecognized PDU type 53H"),
+        """Who is no DICOM peer, or is silent, or does not speak TLS, is given up."""
+        ssh = {"greeting": b"SSH-2.0-OpenSSH_9.2\r\n"}
+        for attributes, tls, kind, why in (
+            ({}, None, AssociationLost, "no answer to the A-ASSOCIATE-RQ within the ARTIM time"),
+            ({}, TLS(), AssociationLost, "no answer to the A-ASSOCIATE-RQ within the ARTIM time"),
+            ({"closes": True}, None, AssociationLost, "connection closed by the peer"),
+            ({"closes": True}, TLS(), NotConnected, "closed in the handshake (does the peer speak TLS?)"),
+            (ssh, None, AssociationLost, "unrecognized PDU type 53H"),
+            (ssh, TLS(), NotConnected, "wrong version number (the peer does not speak TLS)"),
         ):
-            with self.case(why):
+            with self.case(attributes, tls):
                 lost = await self.listen(**attributes)
-                await self.fails(f"127.0.0.1:{lost.port}", AssociationLost, why=why)
+                await self.fails(f"localhost:{lost.port}", kind, why=why, tls=tls)
                 await lost
 
     async def test_aborted(self) -> None:
@@ -734,15 +744,6 @@ class TLSTests(ClientTestCase):
             await self.check(
                 peer.port, [("localhost", TLS(ca=cert), f"the certificate {why}" if why else "")]
             )
-
-    async def test_no_tls(self) -> None:
-        """A peer without TLS is told from one whose certificate is wrong, whether it answers or closes."""
-        tls = TLS(ca=self.authority.pem)
-        answers = "TLS failed: wrong version number (the peer does not speak TLS)"
-        await self.check(Twistd(self).port, [("localhost", tls, answers)])
-        if not missing("storescp"):
-            closes = "TLS failed: closed in the handshake (does the peer speak TLS?)"
-            await self.check(peers.storescp(self).port, [("localhost", tls, closes)])
 
 
 def self_signed(directory: Path, first: int, last: int) -> tuple[Path, Path]:
