@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from struct import Struct
-from typing import Any, Final
+from typing import Final
 
 from dicomtw import uids
 from dicomtw.dimse import status
 from dicomtw.encoding import character_sets, data_set, dictionary
 from dicomtw.encoding.data_set import DataSet, Element
+from dicomtw.encoding.representations import BYTES, NUMBERS, TEXT, numbers_value
 from dicomtw.errors import DimseError, UnreadableDataSet
 from dicomtw.services import Operation
 from dicomtw.storage.index.attributes import Attributes, Level
@@ -38,11 +38,6 @@ MODELS: Final = {
 
 #: A list of UIDs is cut to what fits into the 16 bits of its length in Explicit VR, in bytes.
 _LONGEST_LIST = 0xFFFE
-_TEXT: Final = frozenset({"LO", "LT", "PN", "SH", "ST", "UC", "UT"})
-_NUMBERS: Final = {"US": Struct("<H"), "UL": Struct("<L"), "SS": Struct("<h"), "SL": Struct("<l")} | {
-    "FL": Struct("<f"),
-    "FD": Struct("<d"),
-}
 
 
 class Identifier:
@@ -147,17 +142,19 @@ def failed_list(sop_instance_uids: Sequence[str], transfer_syntax: str) -> bytes
 
 
 def _element(tag: int, vr: str, text: str, terms: tuple[str, ...]) -> Element:
-    if vr in _NUMBERS:
-        number = _NUMBERS[vr]
-        values = [number.pack(_number(vr, value)) for value in text.split("\\") if value]
-        return Element(tag, vr, b"".join(values))
-    if vr in _TEXT:
+    """An element of text from the index; empty where that can be no value of the VR.
+
+    In a sequence the text is of the VR that the file says, whatever the dictionary does.
+    """
+    if vr in NUMBERS:
+        return Element(tag, vr, numbers_value(text, vr))
+    if vr == "SQ":
+        return Element(tag, vr, ())
+    if vr in BYTES:
+        return Element(tag, vr, b"")
+    if vr in TEXT:
         return Element(tag, vr, character_sets.encode(text, terms, is_person_name=vr == "PN"))
     return Element(tag, vr, text.encode("ascii", "replace"))
-
-
-def _number(vr: str, text: str) -> Any:
-    return float(text) if vr in ("FL", "FD") else int(text)
 
 
 def _sequence(tag: int, items: Items, key: KeyValue, terms: tuple[str, ...]) -> Element:
@@ -168,9 +165,7 @@ def _sequence(tag: int, items: Items, key: KeyValue, terms: tuple[str, ...]) -> 
         "SQ",
         tuple(
             {
-                inner: _sequence(inner, value, wanted.get(inner, ()), terms)
-                if not isinstance(value, str)
-                else _element(inner, _vr(inner), value, terms)
+                inner: _in_item(inner, value, wanted.get(inner, ()), terms)
                 for inner, value in item.items()
                 if not wanted or inner in wanted
             }
@@ -179,6 +174,10 @@ def _sequence(tag: int, items: Items, key: KeyValue, terms: tuple[str, ...]) -> 
     )
 
 
-def _vr(tag: int) -> str:
+def _in_item(tag: int, value: str | Items, key: KeyValue, terms: tuple[str, ...]) -> Element:
     known = dictionary.lookup(tag)
-    return "UN" if known is None else known.vr
+    if isinstance(value, str):
+        return _element(tag, "LO" if known is None else known.vr, value, terms)
+    if known is None or known.vr == "SQ":
+        return _sequence(tag, value, key, terms)
+    return Element(tag, known.vr, b"")

@@ -13,6 +13,8 @@ from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from dicomtw import uids
+from dicomtw.encoding.data_set import Element
+from dicomtw.encoding.data_set import encode as encode_elements
 from dicomtw.errors import OperationFailed
 from dicomtw.scu import SCU
 from dicomtw.services.query import Query, agreed
@@ -127,6 +129,22 @@ class AnswerTests(QueryTestCase):
         )
         self.assertEqual(len(found), 2)
         self.assertEqual(found[0].RequestAttributesSequence[0].RequestedProcedureID, "RP1")
+
+    def test_wrong_values_in_sequences(self) -> None:
+        """What a file has in an item and the dictionary does not allow there is answered empty."""
+        instance = ct(1)
+        item = {0x00280010: Element(0x00280010, "LO", b"abc "), 0x00400009: Element(0x00400009, "SH", b"S1")}
+        sequence = encode_elements([Element(0x00400275, "SQ", (item,))], EXPLICIT)
+        self.archive.add(instance, content=encode(instance, EXPLICIT) + sequence)
+        scu = self.scu()
+        (found,) = self.find(
+            "SERIES", scu, StudyInstanceUID="1.1", SeriesInstanceUID="", RequestAttributesSequence=Sequence()
+        )
+        (item,) = found.RequestAttributesSequence
+        self.assertEqual(item, data_set(Rows=None, ScheduledProcedureStepID="S1"))
+        self.assertEqual(
+            len(self.find("STUDY", scu, StudyInstanceUID="")), 1, "the association is there still"
+        )
 
     def test_unsupported_keys(self) -> None:
         """PS3.4 C.4.1.1.4: a key that is not supported is not answered, and the status says so."""

@@ -14,6 +14,7 @@ import attrs
 
 from dicomtw.encoding import dictionary
 from dicomtw.encoding.dictionary import Attribute
+from dicomtw.encoding.representations import BYTES
 
 
 class Level(Enum):
@@ -99,8 +100,6 @@ NAMING: Final = ("SOPInstanceUID", "SOPClassUID", "TransferSyntaxUID")
 _SPECIFIC_CHARACTER_SET = 0x00080005
 _SOP_CLASS_UID, _SOP_INSTANCE_UID = 0x00080016, 0x00080018
 _PIXEL_DATA = 0x7FE00000
-#: VRs of bulk data, which nobody queries.
-_BULK = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "UN"})
 
 
 @attrs.frozen
@@ -176,7 +175,7 @@ class Attributes:
             return
         if attribute.tag >> 16 <= 0x0002 or attribute.tag >= _PIXEL_DATA:
             raise ValueError(f"{name!r}: only what stands between group 0002 and the pixel data is indexed")
-        if attribute.vr in _BULK:
+        if attribute.vr in BYTES:  # which nobody queries
             raise ValueError(f"{name!r}: {attribute.vr} values are not indexed")
         self._add(Indexed(attribute, level))
 

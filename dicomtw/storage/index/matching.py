@@ -14,6 +14,7 @@ import attrs
 
 from dicomtw.encoding import dictionary
 from dicomtw.encoding.dictionary import Attribute
+from dicomtw.encoding.representations import WHOLE
 from dicomtw.errors import DimseError
 from dicomtw.storage.index.alternatives import (
     Alternative,
@@ -52,8 +53,6 @@ _WITHOUT_WILD_CARDS = frozenset(
 )
 _INTEGERS = frozenset({"IS", "SL", "SS", "SV", "UL", "US", "UV"})
 _FRACTIONS = frozenset({"DS", "FD", "FL"})
-#: VRs where a backslash is no delimiter (PS3.5 6.2).
-_ONE_VALUE = frozenset({"LT", "ST", "UR", "UT"})
 #: What text JSON writes as it is.
 _PLAIN = re.compile(r'[^"\\\x00-\x1f]+')
 
@@ -112,7 +111,7 @@ class Matching:
 
     @property
     def _has_several(self) -> bool:
-        return self.attribute.vm != "1" and self.attribute.vr not in (*_ONE_VALUE, "SQ")
+        return self.attribute.vm != "1" and self.attribute.vr not in (*WHOLE, "SQ")
 
     def in_item(self, value: str | Items | None) -> bool:
         """Whether the attribute matches that an item of a sequence has or not."""
@@ -178,13 +177,13 @@ def _text_matching(attribute: Attribute, key: str) -> Matching | None:
         raise DimseError(DOES_NOT_MATCH, f"{attribute.keyword} is too long")
     # Halves of characters no database takes; they become U+FFFD.
     key = key.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    parts = [key] if vr in _ONE_VALUE else key.split("\\")
+    parts = [key] if vr in WHOLE else key.split("\\")
     if len(parts) > (MAXIMUM_UIDS if vr == "UI" else MAXIMUM_ALTERNATIVES):
         raise DimseError(DOES_NOT_MATCH, f"{attribute.keyword} has too many values")
     alternatives: list[Alternative] = []
     values: set[str] = set()
     for part in parts:
-        text = part.rstrip() if vr in _ONE_VALUE else part.strip()
+        text = part.rstrip() if vr in WHOLE else part.strip()
         if not text:
             continue
         if _is_universal(text):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from struct import Struct
 from typing import Any, Final, TypeAlias
 
@@ -13,30 +12,13 @@ import attrs
 from dicomtw import uids
 from dicomtw.encoding import character_sets, data_set, dictionary
 from dicomtw.encoding.data_set import DataSet, Element
+from dicomtw.encoding.representations import BYTES, NUMBERS, TEXT, WHOLE, numbers_text
 from dicomtw.errors import UnreadableDataSet
 from dicomtw.storage.index.attributes import Attributes
 from dicomtw.storage.index.keys import date_key, integer_text
 
 _SPECIFIC_CHARACTER_SET: Final = 0x00080005
 _SOP_CLASS_UID: Final = 0x00080016
-
-#: VRs whose text is in the Specific Character Set (PS3.5 6.1.2.2); that of others is ASCII.
-_TEXT = frozenset({"LO", "LT", "PN", "SH", "ST", "UC", "UT"})
-#: VRs with one value, where a backslash is none but itself and leading spaces mean something.
-_WHOLE = frozenset({"LT", "ST", "UR", "UT"})
-#: VRs of numbers in binary and one of them, in little endian.
-_BINARY: Final = {
-    "FD": Struct("<d"),
-    "FL": Struct("<f"),
-    "SL": Struct("<l"),
-    "SS": Struct("<h"),
-    "SV": Struct("<q"),
-    "UL": Struct("<L"),
-    "US": Struct("<H"),
-    "UV": Struct("<Q"),
-    "AT": Struct("<HH"),
-}
-_BULK = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "SQ", "UN"})
 
 _SEQUENCE_DELIMITATION = {"<": b"\xfe\xff\xdd\xe0\0\0\0\0", ">": b"\xff\xfe\xe0\xdd\0\0\0\0"}
 
@@ -90,7 +72,7 @@ def record_of(
         if attribute.vr == "SQ":
             text = _sequence_text(tag, value, transfer_syntax, terms)
         else:
-            if transfer_syntax == uids.EXPLICIT_VR_BIG_ENDIAN and attribute.vr in _BINARY:
+            if transfer_syntax == uids.EXPLICIT_VR_BIG_ENDIAN and attribute.vr in NUMBERS:
                 value = _little_endian(value, attribute.vr)
             text = text_of(value, attribute.vr, terms)
         if text:
@@ -105,18 +87,17 @@ def text_of(value: bytes, vr: str, terms: tuple[str, ...]) -> str:
 
     Numbers are little endian. Padding is removed, dates become YYYYMMDD.
     """
-    binary = _BINARY.get(vr)
-    if binary is not None:
-        return _numbers_text(value, binary)
-    if vr in _BULK:
+    if vr in NUMBERS:
+        return numbers_text(value, vr)
+    if vr in BYTES or vr == "SQ":
         return ""
-    if (vr in _TEXT and not value.isascii()) or b"\x1b" in value:
+    if (vr in TEXT and not value.isascii()) or b"\x1b" in value:
         text = character_sets.decode(value, terms, is_person_name=vr == "PN")
     else:
         text = value.decode("latin-1")
     if "\0" in text:
         text = text.replace("\0", "")  # padding, or rubbish that databases do not take
-    if vr in _WHOLE:
+    if vr in WHOLE:
         return text.rstrip()
     if vr == "DA" or vr == "IS":
         normal = _date_text if vr == "DA" else integer_text
@@ -143,28 +124,8 @@ def _date_text(text: str) -> str:
     return date_key(stripped) or stripped
 
 
-def _numbers_text(value: bytes, binary: Struct) -> str:
-    if len(value) % binary.size:
-        return ""
-    numbers = list(binary.iter_unpack(value))
-    if binary.size == 4 and binary.format == "<HH":
-        return "\\".join(f"{group:04X}{element:04X}" for group, element in numbers)
-    return "\\".join(_single_text(number) if binary.format == "<f" else str(number) for (number,) in numbers)
-
-
-def _single_text(number: float) -> str:
-    """The shortest text of a number of single precision that is still that number."""
-    single = _BINARY["FL"]
-    for digits in (7, 8):
-        text = f"{number:.{digits}g}"
-        with suppress(OverflowError):
-            if single.pack(float(text)) == single.pack(number):
-                return text
-    return f"{number:.9g}"
-
-
 def _little_endian(value: bytes, vr: str) -> bytes:
-    size = 2 if vr == "AT" else _BINARY[vr].size
+    size = 2 if vr == "AT" else NUMBERS[vr].size
     return b"".join(value[at : at + size][::-1] for at in range(0, len(value), size))
 
 
