@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from argparse import Namespace
 from collections.abc import Sequence
@@ -130,9 +129,8 @@ def _attribute(word: str, text: str) -> Attribute:
         return found
     if tag is not None:  # private, or newer than our dictionary
         return Attribute(int(tag[1] + tag[2], 16), "LO", "1", "")
-    keywords = [line.split(" ")[-1] for line in dictionary.FILE.read_text("ascii").splitlines()]
-    near = difflib.get_close_matches(word, keywords, 1)
-    raise Fault(f"-k {text}: no attribute {word!r}" + (f"; did you mean {near[0]}?" if near else ""))
+    near = dictionary.near(word)
+    raise Fault(f"-k {text}: no attribute {word!r}" + (f"; did you mean {near}?" if near else ""))
 
 
 def data_set_of(level: str, keys: Sequence[Key]) -> Any:

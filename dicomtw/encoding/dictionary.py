@@ -7,6 +7,7 @@ asked for, once. Repeating groups (50xx, 60xx) and private elements are not in i
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from sys import intern
@@ -39,6 +40,17 @@ def lookup(tag: int) -> Attribute | None:
 def by_keyword(keyword: str) -> Attribute | None:
     """The attribute with this keyword, spelled as in the registry; None where there is none."""
     return _by_keyword().get(keyword)
+
+
+def near(keyword: str) -> str | None:
+    """The registered keyword that may have been meant, None where none is like it."""
+    found = get_close_matches(keyword, _by_keyword(), 1)
+    return found[0] if found else None
+
+
+def tag_text(tag: int) -> str:
+    """A tag as the standard writes it: "(GGGG,EEEE)"."""
+    return f"({tag >> 16:04X},{tag & 0xFFFF:04X})"
 
 
 @cache

@@ -95,7 +95,7 @@ def _key(element: Element, terms: tuple[str, ...]) -> KeyValue:
     vr = element.vr if element.vr != "UN" or known is None else known.vr
     if vr == "SQ":
         if element.value:
-            raise _does_not_match(f"({element.tag >> 16:04X},{element.tag & 0xFFFF:04X}) is no sequence")
+            raise _does_not_match(f"{dictionary.tag_text(element.tag)} is no sequence")
         return ()
     return text_of(element.value, vr, terms)
 

@@ -13,7 +13,7 @@ from pydicom.datadict import dictionary_VM, dictionary_VR, keyword_for_tag
 from twisted.trial.unittest import SynchronousTestCase
 
 from dicomtw.encoding import dictionary
-from dicomtw.encoding.dictionary import Attribute, by_keyword, lookup
+from dicomtw.encoding.dictionary import Attribute, by_keyword, lookup, near, tag_text
 
 GENERATOR = Path(__file__).parent.parent.parent / "tools" / "generate_dictionary.py"
 
@@ -82,3 +82,14 @@ class LookupTests(SynchronousTestCase):
         for keyword in ("", "Nonsense", "patientname", "PATIENTNAME", "Patient Name", "Item", "OverlayRows"):
             self.assertIsNone(by_keyword(keyword))
         self.assertIn("OverlayRows", {entry[4] for entry in RepeatersDictionary.values()})
+
+    def test_near(self) -> None:
+        """A keyword that is misspelled is told from nonsense."""
+        for keyword in ("PatientNam", "patientname", "PatientsName", "PatientName"):
+            self.assertEqual(near(keyword), "PatientName", keyword)
+        for keyword in ("", "Xyzzy12345"):
+            self.assertIsNone(near(keyword))
+
+    def test_tag_text(self) -> None:
+        """A tag is written as in the standard."""
+        self.assertEqual(tag_text(0x0008103E), "(0008,103E)")

@@ -6,7 +6,6 @@ Beside those that the standard lists are those that people expect to see. More c
 from __future__ import annotations
 
 from collections.abc import Iterable
-from difflib import get_close_matches
 from enum import Enum
 from typing import Final
 
@@ -183,7 +182,7 @@ class Attributes:
 def _registered(keyword: str) -> Attribute:
     attribute = dictionary.by_keyword(keyword)
     if attribute is None:
-        near = get_close_matches(keyword, dictionary._by_keyword(), 1)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        near = dictionary.near(keyword)
+        hint = f"; did you mean {near}?" if near else ""
         raise ValueError(f"{keyword!r} is no keyword of the data dictionary{hint}")
     return attribute
