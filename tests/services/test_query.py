@@ -161,6 +161,17 @@ class AnswerTests(QueryTestCase):
             self.assertNotIn("KVP", found)
             self.assertNotIn("Modality", found)
 
+    def test_timezone(self) -> None:
+        """An offset from UTC in a request is no key: what was stored without one is found."""
+        self.archive.fill(studies=1, series=1, instances=1)
+        scu = self.scu()
+        keys = data_set(QueryRetrieveLevel="STUDY", StudyInstanceUID="", TimezoneOffsetFromUTC="+0100")
+        matches = scu.c_find(keys)
+        (found,) = self.result(matches.all())
+        self.assertEqual(found.StudyInstanceUID, "1.1")
+        self.assertNotIn("TimezoneOffsetFromUTC", found)
+        self.assertFalse(matches.unsupported_keys)
+
     def test_nothing(self) -> None:
         """Nothing found is a success, too."""
         self.assertEqual(self.find("STUDY", StudyInstanceUID=""), [])

@@ -50,7 +50,7 @@ _TABLE: Final = {
         O StudyDescription  ReferringPhysicianName  NameOfPhysiciansReadingStudy  PhysiciansOfRecord
         O AdmittingDiagnosesDescription  PatientAge  PatientSize  PatientWeight  Occupation
         O AdditionalPatientHistory  ProcedureCodeSequence  RequestingPhysician  RequestingService
-        O RequestedProcedureDescription  TimezoneOffsetFromUTC
+        O RequestedProcedureDescription
         """,
     Level.SERIES: """
         U SeriesInstanceUID

@@ -23,9 +23,9 @@ MAXIMUM_KEYS: Final = 256
 #: Parameters of one statement: SQLite takes 32766.
 MAXIMUM_PARAMETERS: Final = 30_000
 
-#: What the service answers itself: Specific Character Set, Query/Retrieve Level, Retrieve AE Title and
-#: Instance Availability.
-_OF_THE_SERVICE = frozenset({0x00080005, 0x00080052, 0x00080054, 0x00080056})
+#: What is no key (PS3.4 C.4.1.1.3.1): the service answers Specific Character Set, Query/Retrieve Level,
+#: Retrieve AE Title and Instance Availability itself, and Timezone Offset From UTC says how times are meant.
+_OF_THE_SERVICE = frozenset({0x00080005, 0x00080052, 0x00080054, 0x00080056, 0x00080201})
 
 #: Computed attributes that are a scalar.
 _SCALARS: Final = {

@@ -93,13 +93,14 @@ class HierarchyTests(Refused):
         )
 
     def test_unsupported(self) -> None:
-        """What is not indexed is listed; what the service answers and group lengths are not."""
+        """What is not indexed is listed; what is no key and group lengths are not."""
         keys: dict[int, KeyValue] = {
             0x00080000: "",
             0x00080005: "ISO_IR 100",
             0x00080052: "STUDY",
             0x00080054: "ARCHIVE",
             0x00080056: "ONLINE",
+            0x00080201: "+0100",
             0x00091001: "private",
             tag("EchoTime"): "1",
             tag("StudyDate"): "",
@@ -322,6 +323,13 @@ class ResultTests(Finding):
         (instance,) = self.index.instance(self.index.instances(query("IMAGE", SOPInstanceUID="1.5")))
         self.assertEqual(instance.parts, ("1.2.11", "1.2.22", "1.5.dcm"))
         self.assertEqual((instance.sop_class_uid, instance.transfer_syntax_uid), (MR, EXPLICIT))
+
+    def test_timezone(self) -> None:
+        """PS3.4 C.4.1.1.3.1: an offset from UTC says how times are meant, and leaves nothing out."""
+        attributes = Attributes(["STUDY:TimezoneOffsetFromUTC"])
+        for each in (ATTRIBUTES, attributes):
+            asked = query("STUDY", attributes=each, PatientID="P2", TimezoneOffsetFromUTC="+0100")
+            self.assertEqual(results(self.index, asked), [{"PatientID": "P2"}])
 
     def test_extended(self) -> None:
         """Attributes that are indexed besides are matched and returned like others."""
