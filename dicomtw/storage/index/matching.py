@@ -46,6 +46,12 @@ MAXIMUM_PATTERN: Final = 256
 #: Characters of any other key.
 MAXIMUM_TEXT: Final = 16384
 MAXIMUM_DEPTH: Final = 8
+#: Keys in one item of a sequence: each is a condition, of which SQLite takes 1000 at a time.
+MAXIMUM_ITEM_KEYS: Final = 256
+
+#: Characters of a text that SQL looks for inside what is kept, where a test follows: more of them would
+#: leave out little more and take long, and SQLite takes patterns of 50000 bytes.
+_LOOKED_FOR: Final = 64
 
 #: VRs without wild cards (PS3.4 C.2.2.2.4).
 _WITHOUT_WILD_CARDS = frozenset(
@@ -82,7 +88,7 @@ class ItemKeys:
             value = matching.plain_text()
             if value is not None:
                 texts.append(f"{column('')} LIKE ? ESCAPE '!'")
-                parameters.append(f"%{like(value, literal=True)}%")
+                parameters.append(f"%{like(value[:_LOOKED_FOR], literal=True)}%")
         return Condition(" AND ".join(texts), tuple(parameters), is_exact=False)
 
 
@@ -136,7 +142,8 @@ class Matching:
             values = sorted({value for each in self.alternatives for value in getattr(each, "values", ())})
             if len(values) <= MAXIMUM_ALTERNATIVES:
                 conditions = [
-                    like_condition(column(""), f"%{like(value, literal=True)}%") for value in values
+                    like_condition(column(""), f"%{like(value[:_LOOKED_FOR], literal=True)}%")
+                    for value in values
                 ]
                 return attrs.evolve(any_of(conditions), is_exact=False)
         return Condition(f"{column('')} IS NOT NULL", is_exact=False)
@@ -158,6 +165,8 @@ def matching_of(attribute: Attribute, key: KeyValue, depth: int = 0) -> Matching
         raise DimseError(DOES_NOT_MATCH, f"{attribute.keyword} is nested too deep")
     if len(key) > 1:
         raise DimseError(DOES_NOT_MATCH, f"{attribute.keyword} has more than one item")
+    if key and len(key[0]) > MAXIMUM_ITEM_KEYS:
+        raise DimseError(DOES_NOT_MATCH, f"{attribute.keyword} has too many keys")
     keys = []
     for tag, value in (key[0] if key else {}).items():
         inner = dictionary.lookup(tag)

@@ -145,6 +145,12 @@ class SingleValueTests(Matching):
         self.yes("CS", "\\".join(f"A{number}" for number in range(256)), "B\\A255", "1-n")
         self.no("CS", "\\".join(["A?", *(f"A{number}" for number in range(255))]), "B", "1-n")
 
+    def test_long_texts(self) -> None:
+        """The longest text that a key may be is found, and what differs at its end only is not."""
+        text = "\U00020000" * 16_383
+        self.yes("LO", f"{text}x", f"a\\{text}x", "1-n")
+        self.no("LO", f"{text}x", f"a\\{text}y", "1-n")
+
     def test_rubbish(self) -> None:
         """Halves of UTF-16 characters and NUL in a key do no harm."""
         self.no("LO", "\ud800", "x")
@@ -394,6 +400,20 @@ class SequenceTests(Matching):
         self.assertTrue(self.check(({0x00091001: "b"},), stored))
         self.assertFalse(self.check(({0x00091001: "c"},), stored))
         self.assertFalse(self.check(({0x00091002: ({STEP_ID: "x"},)},), stored))
+
+    def test_long_texts(self) -> None:
+        """The longest text that a key in an item may be is found."""
+        text = "\U00020000" * 16_384
+        self.assertTrue(self.check(({STEP_ID: text},), f'[{{"{STEP_ID:08X}":"{text}"}}]'))
+
+    def test_many_keys(self) -> None:
+        """As many keys as SQLite takes conditions for may be in an item, no more."""
+        keys = {0x00091000 + number: "x" for number in range(256)}
+        stored = ",".join(f'"{each:08X}":"x"' for each in keys)
+        self.assertTrue(self.check((keys,), f"[{{{stored}}}]"))
+        assert REQUEST is not None
+        error = self.assertRaises(DimseError, matching_of, REQUEST, ({**keys, STEP_ID: "x"},))
+        self.assertIn("too many keys", error.comment)
 
     def test_refused(self) -> None:
         """A sequence as text, text as a sequence, several items and deep nesting are refused."""
