@@ -715,8 +715,11 @@ class TLSTests(ClientTestCase):
         error = await self.assertFailure(associate(where, called="PMOD").asDeferred(), AssociationLost)
         self.assertEqual(str(error), "connection closed by the peer")
         self.assertRaises(ValueError, associate, where, tls=TLS(ca=ca))
-        nothing = associate(where, tls=TLS(ca=ca.parent / "nothing", host="localhost"))
-        await self.assertFailure(nothing.asDeferred(), TLSError)
+
+        async def without_a_file() -> None:
+            await associate(where, tls=TLS(ca=ca.parent / "nothing", host="localhost"))
+
+        await self.assertFailure(Deferred.fromCoroutine(without_a_file()), TLSError)
 
     async def test_client(self) -> None:
         """Our certificate is shown to those who want one; what they say of it is told."""
