@@ -719,7 +719,8 @@ class TLSTests(ClientTestCase):
         async def without_a_file() -> None:
             await associate(where, tls=TLS(ca=ca.parent / "nothing", host="localhost"))
 
-        await self.assertFailure(Deferred.fromCoroutine(without_a_file()), TLSError)
+        error = await self.assertFailure(Deferred.fromCoroutine(without_a_file()), TLSError, NotConnected)
+        self.assertIn("nothing: No such file or directory", str(error))
 
     async def test_client(self) -> None:
         """Our certificate is shown to those who want one; what they say of it is told."""
