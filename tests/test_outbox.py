@@ -243,6 +243,16 @@ class BackPressureTests(OutboxTestCase):
             self.successResultOf(sent)
         self.assertEqual(self.peer.messages, [(1, data), (2, b""), (3, b"second"), (4, b""), (5, b"third")])
 
+    def test_again(self) -> None:
+        """What waits behind another data set, later, follows that as well."""
+        for number in (0, 2, 4):
+            self.outbox.taken(False)
+            sent = self.send(Source(b"data"), number)
+            self.outbox.send(3, echo(number + 1))
+            self.outbox.taken(True)
+            self.successResultOf(sent)
+        self.assertEqual([number for number, _ in self.peer.messages], list(range(6)))
+
     def test_hundreds_wait(self) -> None:
         """Hundreds of data sets that wait behind one that is slow are sent in order, and need no stack."""
         self.outbox.taken(False)
