@@ -8,6 +8,7 @@ from pathlib import Path
 from twisted.internet.testing import MemoryReactor
 
 from dicomtw.config import Configuration, Server
+from dicomtw.destinations import fault_of, tls_of
 from dicomtw.proxy import server_endpoint
 from dicomtw.security import tls
 from dicomtw.words import describe, no_endpoint, tls_files, warnings_of
@@ -23,6 +24,7 @@ def check(configuration: Configuration) -> list[str]:
         for line in warnings_of(server, configuration):
             print(f"  warning: {line}")
         faults += _faults(server)
+    faults += [fault for remote in configuration.remotes if (fault := fault_of(remote, tls_of(remote)))]
     return faults
 
 

@@ -9,7 +9,7 @@ Everything that is awaited here is a Deferred too, for those who write callbacks
 
 from __future__ import annotations
 
-import re
+import functools
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -32,14 +32,14 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from dicomtw import uids
-from dicomtw.config import ConfigError, Remote, parse_remote
+from dicomtw.config import ConfigError, Remote, parse_peer
 from dicomtw.errors import AssociationLost, NotConnected, Rejected
 from dicomtw.feed import Disk
 from dicomtw.protocol import AssociationProtocol, Limits
 from dicomtw.requestor import Proposal, RequestedAssociation
 from dicomtw.scu import SCU
 from dicomtw.scu import storage_contexts as storage_contexts  # for those who associate
-from dicomtw.security.tls import TLSFiles, client_context, verification
+from dicomtw.security.tls import TLSError, TLSFiles, client_context, verification
 from dicomtw.services import UNCOMPRESSED, ServiceClass, ServiceRegistry
 from dicomtw.summary import tls_fault, tls_of
 
@@ -47,11 +47,12 @@ from dicomtw.summary import tls_fault, tls_of
 Context = str | tuple[str, Sequence[str]]
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, slots=False)
 class TLS:
     """TLS to a peer: who certifies it, and our own certificate for those who ask; all files are PEM.
 
     Without `ca` the roots of this machine certify it. `verify` False leaves only encryption, as PMOD has it.
+    One object can be used for any number of associations; its files are read once.
     """
 
     ca: Path | None = None
@@ -61,6 +62,17 @@ class TLS:
     #: The name in its certificate, if it is not that of the host we connect to.
     host: str = ""
     profile: str = "8996"
+
+    @functools.cached_property
+    def context(self) -> SSL.Context:
+        """What connections are made of. Made of the files when it is first asked for: that blocks, and raises
+        `security.tls.TLSError`.
+        """
+        key = self.key or self.cert
+        made = client_context(TLSFiles(cert=self.cert, key=key, ca=self.ca, profile=self.profile))
+        if self.verify and self.ca is None:
+            made.set_default_verify_paths()
+        return made
 
 
 def associate(
@@ -76,7 +88,8 @@ def associate(
     maximum_length: int = 262144,
     tls: TLS | None = None,
     limits: Limits | None = None,
-    retries: int = 0,
+    disk: Disk | None = None,
+    retries: int | None = None,
     retry_delay: float | None = None,
     reactor: Any = None,
 ) -> Associating:
@@ -84,10 +97,12 @@ def associate(
 
     `peer` is ``AET@host:port``, ``host:port``, a client endpoint string of Twisted's, an endpoint, or a
     `config.Remote`. `services` is what we perform for the peer: a storage service gets what C-GET asks for.
+    Where a remote, or a peer with ``,tls``, wants TLS, it is verified, unless `tls` says otherwise.
+    `disk` has the threads for what is read and stored; by default they are the reactor's.
     A connection that cannot be opened and a transient rejection are tried again `retries` times, after
-    `retry_delay` seconds each; by default that is up to the remote, or 5.
-    Raises `NotConnected`, `Rejected` and `AssociationLost`; `ValueError` for what cannot be proposed, and
-    `security.tls.TLSError` for files that TLS cannot be had with.
+    `retry_delay` seconds each; by default that is up to the remote, or never, and 5 seconds.
+    Raises `NotConnected`, also for files that TLS cannot be had with, `Rejected` and `AssociationLost`;
+    `ValueError`, at once, for what cannot be proposed.
     """
     if reactor is None:
         from twisted.internet import reactor
@@ -98,7 +113,7 @@ def associate(
             raise ValueError(f"{peer.aet}: it is not known where it listens")
         called = called or peer.aet
         tls = tls or _tls_of(peer)
-        retries = retries or peer.retries
+        retries = peer.retries if retries is None else retries
         retry_delay = peer.retry_delay if retry_delay is None else retry_delay
         implementation_version_name &= not peer.no_implementation_version_name
     performed = tuple(services)
@@ -118,11 +133,12 @@ def associate(
         implementation_version_name=uids.IMPLEMENTATION_VERSION_NAME if implementation_version_name else None,
     )
     proposal.rq()  # raises for what cannot be proposed, here and not later
-    if tls is not None:
-        tls = attrs.evolve(tls, host=_certified_name(tls, peer))
-    connect = _Connect(peer, tls, proposal, registry, limits or Limits(), reactor)
+    host = "" if tls is None else certified_name(tls, peer.host if isinstance(peer, Remote) else "")
+    if disk is None:
+        disk = Disk(lambda call: deferToThreadPool(reactor, reactor.getThreadPool(), call))
+    connect = _Connect(peer, tls, host, proposal, registry, disk, limits or Limits(), reactor)
     delay = 5.0 if retry_delay is None else retry_delay
-    return Associating(Deferred.fromCoroutine(_associate(connect, retries, delay)))
+    return Associating(Deferred.fromCoroutine(_associate(connect, retries or 0, delay)))
 
 
 class Associating:
@@ -154,6 +170,7 @@ class Associating:
 
 
 async def _associate(connect: _Connect, retries: int, delay: float) -> SCU:
+    connect.load()
     while True:
         try:
             return await connect.once()
@@ -171,10 +188,22 @@ class _Connect:
 
     peer: Remote | IStreamClientEndpoint
     tls: TLS | None
+    #: Whose its certificate is to be.
+    host: str
     proposal: Proposal
     registry: ServiceRegistry
+    disk: Disk
     limits: Limits
     reactor: Any
+
+    def load(self) -> None:
+        """Read what TLS is made of; what is wrong there is no better at the next try."""
+        try:
+            if self.tls is not None:
+                self.tls.context  # noqa: B018
+        except TLSError as fault:
+            why = str(fault).removeprefix("--")  # an option's name where there are options
+            raise NotConnected(f"cannot connect to {_name(self.peer)}: {why}") from None
 
     async def once(self) -> SCU:
         """Connect and associate."""
@@ -184,10 +213,9 @@ class _Connect:
             host, port = endpoint.host, endpoint.port
             endpoint = HostnameEndpoint(self.reactor, host, port, timeout=self.limits.artim_timeout)
         if self.tls is not None:
-            creator = _ConnectionCreator(self.tls)
+            creator = _ConnectionCreator(self.tls, self.host)
             endpoint = wrapClientTLS(creator, endpoint)
-        disk = Disk(lambda call: deferToThreadPool(self.reactor, self.reactor.getThreadPool(), call))
-        protocol = RequestorProtocol(self.proposal, self.registry, disk, self.limits, self.reactor)
+        protocol = RequestorProtocol(self.proposal, self.registry, self.disk, self.limits, self.reactor)
         if creator is not None:
             creator.failed = protocol.tls_failed
             protocol.in_handshake = True
@@ -251,18 +279,10 @@ class RequestorProtocol(AssociationProtocol):
 class _ConnectionCreator:
     """Makes a TLS connection to one host, and verifies whose certificate it shows."""
 
-    def __init__(self, settings: TLS) -> None:
-        files = TLSFiles(
-            cert=settings.cert,
-            key=settings.key or settings.cert,
-            ca=settings.ca,
-            profile=settings.profile,
-        )
-        self._context = client_context(files)
-        if settings.ca is None:
-            self._context.set_default_verify_paths()
-        self._verify = settings.verify
-        self._host = settings.host
+    def __init__(self, tls: TLS, host: str) -> None:
+        self._context = tls.context
+        self._verify = tls.verify
+        self._host = host
         self.failed: Callable[[str], None] = lambda _: None
 
     def clientConnectionForTLS(self, tlsProtocol: object) -> SSL.Connection:  # noqa: N802, N803
@@ -274,39 +294,35 @@ class _ConnectionCreator:
         return connection
 
 
-_HOST_AND_PORT = re.compile(r"(?:[^@]*@)?(?:\[[0-9a-fA-F:.%]+\]|[^:@/]+):[0-9]+(?:,.*)?")
-
-
 def _peer(text: str, reactor: Any) -> Remote | IStreamClientEndpoint:
     """``[AET@]host:port``, or an endpoint string; raises `ValueError`."""
-    if not _HOST_AND_PORT.fullmatch(text):
-        endpoint: IStreamClientEndpoint = clientFromString(reactor, text)
-        return endpoint
     try:
-        return parse_remote(text if "@" in text else f"ANY-SCP@{text}")
+        remote = parse_peer(text)
     except ConfigError as fault:
         raise ValueError(f"{text!r}: a peer {fault}") from None
+    if remote is not None:
+        return remote
+    endpoint: IStreamClientEndpoint = clientFromString(reactor, text)
+    return endpoint
 
 
-def _certified_name(tls: TLS, peer: Remote | IStreamClientEndpoint) -> str:
-    """Whose the certificate of `peer` is to be; raises `ValueError`."""
-    host = (tls.host or (peer.host if isinstance(peer, Remote) else "")).rstrip(".")
-    if not tls.verify:
-        return host
-    if not host:
+def certified_name(tls: TLS, host: str) -> str:
+    """Whose the certificate of a peer at `host` is to be; raises `ValueError`."""
+    host = (tls.host or host).rstrip(".")
+    if not host and tls.verify:
         raise ValueError("TLS to an endpoint needs the name of the host, whose certificate is verified")
     try:
-        host.encode("idna")
-        verification(host, lambda _: None)
+        if host:
+            host.encode("idna")
+        if tls.verify:
+            verification(host, lambda _: None)
     except ValueError:
         raise ValueError(f"{host!r} is no name that a certificate could be for") from None
     return host
 
 
 def _tls_of(remote: Remote) -> TLS | None:
-    if not remote.tls:
-        return None
-    return TLS(ca=remote.tls_ca, cert=remote.tls_cert, key=remote.tls_key, verify=remote.tls_ca is not None)
+    return TLS(ca=remote.tls_ca, cert=remote.tls_cert, key=remote.tls_key) if remote.tls else None
 
 
 def _name(peer: Remote | IStreamClientEndpoint) -> str:

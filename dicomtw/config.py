@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import os
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -222,6 +223,22 @@ def parse_remote(text: str) -> Remote:
     values: dict[str, Any] = {"aet": title, "host": host, "port": int(port)}
     values |= {REMOTE_FLAGS[flag]: True for flag in flags}
     remote: Remote = _make(Remote, values, str.upper)
+    return remote
+
+
+_AT_A_PORT = re.compile(r"(?:[^@]*@)?(?:\[[0-9a-fA-F:.%]+\]|[^:@/\[\]]+):[0-9]+(?:,.*)?")
+
+
+def parse_peer(text: str) -> Remote | None:
+    """``[AET@]HOST:PORT[,FLAG...]``, called ANY-SCP without a title; None for what does not look like that.
+
+    Raises `ConfigError`.
+    """
+    if not _AT_A_PORT.fullmatch(text):
+        return None
+    remote = parse_remote(text if "@" in text else f"ANY-SCP@{text}")
+    if not remote.port:
+        raise ConfigError("cannot be at port 0")
     return remote
 
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pwd
 import resource
 import signal
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
-import attrs
 from OpenSSL import SSL
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
@@ -28,15 +26,14 @@ from zope.interface import implementer
 
 from dicomtw.acceptor import ApplicationEntity
 from dicomtw.archive import Archive
-from dicomtw.client import associate
-from dicomtw.config import Configuration, Remote, Server
+from dicomtw.config import Configuration, Server
+from dicomtw.destinations import RemoteDestinations, limits_of
 from dicomtw.errors import IndexFault
-from dicomtw.jsonlog import observer_for_twistd
 from dicomtw.names import Names
-from dicomtw.operations import or_cancelled
-from dicomtw.protocol import CLOSE_GRACE, DicomFactory, Limits
+from dicomtw.process import Process as Process  # for those who start a service
+from dicomtw.process import StartError
+from dicomtw.protocol import CLOSE_GRACE, DicomFactory
 from dicomtw.proxy import server_endpoint
-from dicomtw.requestor import RequestedAssociation
 from dicomtw.security import access, tls
 from dicomtw.services import ServiceClass, ServiceRegistry
 from dicomtw.services.query import Query
@@ -46,79 +43,6 @@ from dicomtw.services.verification import Verification
 from dicomtw.words import any_may_associate, describe, no_endpoint, tls_files, warnings_of, why_not
 
 _BACKLOG = 512
-
-
-class StartError(Exception):
-    """One line that says why the server does not start."""
-
-
-@attrs.frozen
-class Process:
-    """What the twistd (or twist) around us was told: its options, some of them set only when it starts."""
-
-    options: Mapping[str, Any] = attrs.field(factory=dict)
-
-    def owner(self) -> tuple[int, int] | None:
-        """The uid and gid to run as once the ports are open; raises `StartError` for no user."""
-        uid, gid = self.options.get("uid"), self.options.get("gid")
-        if uid is None:
-            return None
-        try:
-            return uid, pwd.getpwuid(uid).pw_gid if gid is None else gid
-        except KeyError:
-            raise StartError(f"--uid {uid} is no user of this machine: --gid is needed too") from None
-
-    def log_observer(self) -> ILogObserver | None:
-        """Our log observer in the place of twistd's, or None where we are not under twistd."""
-        return observer_for_twistd(self.options) if "logfile" in self.options else None
-
-    def give_up(self, why: str) -> NoReturn:
-        """End the process with one line where its user looks, and leave no pid file behind."""
-        pipe = self.options.get("statusPipe")
-        if pipe is not None:  # a daemon: its parent is still at the terminal, and reads 100 bytes
-            os.write(pipe, f"1 {why}".encode()[:100])
-        else:
-            # twistd has redirected sys.stderr into its log.
-            print(f"dicom: {why}", file=sys.__stderr__, flush=True)
-        self.remove_pidfile()
-        raise SystemExit(1)
-
-    def remove_pidfile(self) -> None:
-        """What twistd does itself when it ends in an orderly way."""
-        pidfile = self.options.get("pidfile")
-        if pidfile:
-            with contextlib.suppress(OSError):
-                os.unlink(pidfile)
-
-
-class RemoteDestinations:
-    """The configured remotes, as destinations of what `server` sends."""
-
-    def __init__(self, server: Server, remotes: Iterable[Remote], reactor: Any) -> None:
-        self._server = server
-        self._remotes = {remote.aet: remote for remote in remotes if remote.host and remote.port}
-        self._reactor = reactor
-
-    def __contains__(self, ae_title: object) -> bool:
-        return ae_title in self._remotes
-
-    def associate(
-        self, ae_title: str, contexts: Sequence[tuple[str, tuple[str, ...]]]
-    ) -> Deferred[RequestedAssociation]:
-        """An association with a remote, in the name of the server."""
-
-        async def associated() -> RequestedAssociation:
-            scu = await associate(
-                self._remotes[ae_title],
-                contexts=contexts,
-                calling=self._server.aet,
-                limits=_limits(self._server),
-                reactor=self._reactor,
-                implementation_version_name=not self._server.no_implementation_version_name,
-            )
-            return scu.association
-
-        return or_cancelled(Deferred.fromCoroutine(associated()))
 
 
 #: Makes the service classes of a server, from where it keeps objects and whom it can send them to.
@@ -167,6 +91,7 @@ class DicomService(Service):
         self._services = services
         self._names = Names(reactor)
         self._archives: dict[Path, Archive] = {}
+        self._destinations: list[RemoteDestinations] = []
         self._ports: list[IListeningPort] = []
         self._listening = False
         self._stopping = False
@@ -191,7 +116,8 @@ class DicomService(Service):
             )
             for remote in configuration.remotes
         )
-        destinations = RemoteDestinations(server, configuration.remotes, self._reactor)
+        destinations = RemoteDestinations(server, configuration.remotes, self._reactor, archive.disk)
+        self._destinations.append(destinations)
         entity = ApplicationEntity(
             access=access.AccessPolicy(
                 ae_title=server.aet,
@@ -207,7 +133,7 @@ class DicomService(Service):
             enforce_default_transfer_syntax=server.enforce_default_transfer_syntax,
             preferred_transfer_syntaxes=server.prefer_transfer_syntax,
         )
-        return DicomFactory(entity, _limits(server), self._reactor, self._names.resolve)
+        return DicomFactory(entity, limits_of(server), self._reactor, self._names.resolve)
 
     # -- start
 
@@ -225,6 +151,9 @@ class DicomService(Service):
         try:
             self._owner = self._process.owner()
             # All that can be wrong with the options shows before anything is made or opened.
+            for destinations in self._destinations:
+                for fault in destinations.faults():
+                    raise StartError(fault)
             endpoints = [self._endpoints(server) for server in servers]
             for factory, places in zip(self.factories, endpoints, strict=True):
                 for description, endpoint in places:
@@ -384,15 +313,6 @@ class DicomService(Service):
             return DeferredList([archive.close() for archive in self._archives.values()])
 
         return DeferredList(waiting).addBoth(ended)
-
-
-def _limits(server: Server) -> Limits:
-    return Limits(
-        artim_timeout=server.artim_timeout,
-        dimse_timeout=server.dimse_timeout,
-        idle_timeout=server.idle_timeout,
-        max_associations=server.max_associations,
-    )
 
 
 def _raise_descriptor_limit() -> None:

@@ -10,6 +10,7 @@ from contextlib import aclosing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 from OpenSSL import SSL
 from pydicom import dcmread
@@ -45,16 +46,17 @@ from dicomtw.errors import (
     OperationFailed,
     Rejected,
 )
+from dicomtw.feed import Disk
 from dicomtw.protocol import Limits
 from dicomtw.requestor import Proposal
 from dicomtw.scu import SCU, Retrieval
-from dicomtw.security.tls import TLSError, TLSFiles, server_context
+from dicomtw.security.tls import PROFILES, TLSError, TLSFiles, server_context
 from dicomtw.services import MemorySink, Operation, Response, ServiceClass
 from dicomtw.services.storage import Storage
 from dicomtw.services.verification import Verification
 from dicomtw.storage import DataSetSink
 from dicomtw.storage.part10 import FileMeta
-from dicomtw.testing import MemoryReactor, MemoryServer, MemoryStore
+from dicomtw.testing import MemoryReactor, MemoryServer, MemoryStore, at_once
 from dicomtw.transcode import decode, encode
 from dicomtw.ul.items import ImplementationVersionName
 from dicomtw.ul.negotiation import Offer
@@ -1252,6 +1254,23 @@ class AssociateTests(AssociateTestCase):
         associating = self.associate(remote, retry_delay=1)
         self.wait(1)
         self.successResultOf(associating)
+        self.network.faults = [RefusedError()]
+        self.failureResultOf(self.associate(remote, retries=0), NotConnected)
+
+    def test_disk(self) -> None:
+        """What is read from files and stored in them waits for the disk that is given."""
+        called: list[int] = []
+
+        def aside(function: Callable[[], Any]) -> Deferred[Any]:
+            called.append(1)
+            return at_once(function)
+
+        disk = Disk(at_once, aside)
+        scu = self.associated(contexts=[(CT, (EVR,))], disk=disk)
+        self.assertIs(scu.association._disk, disk)
+        stored = scu.c_store(image())
+        self.network.advance(0)
+        self.assertEqual((self.successResultOf(stored), called), (Response(0), [1]))
 
     def test_not_connected(self) -> None:
         """A connection that cannot be opened says to whom and why."""
@@ -1452,17 +1471,27 @@ class TLSTests(AssociateTestCase):
             self.network.advance(100)
             self.assertEqual((self.server.factory.connections, self.network.getDelayedCalls()), ({}, []))
 
+    def test_verified_unless_told_otherwise(self) -> None:
+        """A peer that is to be talked to with TLS is verified with the roots of this machine where nobody
+        says with what, and not where TLS says so.
+        """
+        self.listen(identity("alone", hosts=self.HOSTS))
+        remote = Remote(aet="PMOD", host="192.0.2.7", port=104, tls=True)
+        words = "the certificate is self-signed and not among those known"
+        for peer in ("PMOD@192.0.2.7:104,tls", remote):
+            self.assert_fault(self.associate(peer), NotConnected, words)
+            self.associated(peer, tls=TLS(verify=False))
+
+    def test_roots_of_this_machine(self) -> None:
+        """Whom the roots of this machine certify is talked to without further ado."""
+        with mock.patch.dict(os.environ, SSL_CERT_FILE=str(self.ca)):
+            self.associated("PMOD@pacs.example:104,tls")
+
     def test_without_verification(self) -> None:
         """Whoever asks for no more than encryption gets that from anybody, as PMOD does."""
         self.listen(identity("alone"))
-        remote = Remote(aet="PMOD", host="192.0.2.7", port=104, tls=True)
-        for peer, tls in (
-            ("PMOD@192.0.2.7:104", TLS(verify=False)),
-            ("PMOD@192.0.2.7:104,tls", None),
-            ("tcp:192.0.2.7:104", TLS(verify=False)),
-            (remote, None),
-        ):
-            self.associated(peer, tls=tls, called="PMOD")
+        for peer in ("PMOD@192.0.2.7:104", "PMOD@192.0.2.7:104,tls", "tcp:192.0.2.7:104"):
+            self.associated(peer, tls=TLS(verify=False), called="PMOD")
 
     def test_own_certificate(self) -> None:
         """A server that asks for a certificate is shown ours, and one that gets none says so."""
@@ -1485,9 +1514,23 @@ class TLSTests(AssociateTestCase):
             ("PMOD@192.0.2.7:104", TLS(ca=self.ca, host="a..b")),
         ):
             self.assertRaises(ValueError, associate, peer, tls=tls, reactor=self.network)
-        for tls in (TLS(ca=self.directory / "absent.pem"), TLS(profile="basic")):
-            self.failureResultOf(self.associate(tls=tls), TLSError)
-        self.assertEqual(self.network.tried, [])
+        absent = self.directory / "absent.pem"
+        about = "cannot connect to 192.0.2.7:4030: "
+        for tls, words in (
+            (TLS(ca=absent), f"{about}tls-ca {absent}: No such file or directory"),
+            (TLS(profile="basic"), about + PROFILES["basic"].refused),
+        ):
+            self.assertRaises(TLSError, lambda tls=tls: tls.context)
+            self.assert_fault(self.associate(tls=tls, retries=3), NotConnected, words)
+        self.assertEqual((self.network.tried, self.network.getDelayedCalls()), ([], []))
+
+    def test_read_once(self) -> None:
+        """The files of one `TLS` are read once, however often it is used."""
+        tls = TLS(ca=self.ca)
+        self.associated(tls=tls)
+        self.ca.unlink()
+        self.associated("PMOD@pacs.example:104", tls=tls)
+        self.failureResultOf(self.associate(tls=TLS(ca=self.ca)), NotConnected)
 
     def test_peer_without_tls(self) -> None:
         """A peer that does not speak TLS is told apart, and one that is silent is given up."""

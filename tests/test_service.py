@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import io
@@ -28,6 +29,7 @@ from twisted.python.threadpool import ThreadPool
 from twisted.trial.unittest import SynchronousTestCase
 
 from dicomtw import archive, names, service, uids
+from dicomtw.check import check
 from dicomtw.config import ConfigError, Configuration, Remote, Server
 from dicomtw.security.tls import PROFILES
 from dicomtw.service import (
@@ -114,9 +116,11 @@ class ServiceTestCase(SynchronousTestCase):
         server: Any = SimpleNamespace(factory=made.factories[number], clock=self.reactor)
         return Peer(server, host)
 
-    def refused(self, *servers: Server, process: Process | None = None, start: bool = False) -> str:
+    def refused(
+        self, *servers: Server, process: Process | None = None, start: bool = False, **more: Any
+    ) -> str:
         """The one line on standard error of a service that does not start, and ends the process."""
-        made = self.made(*servers, process=process or Process())
+        made = self.made(*servers, process=process or Process(), **more)
         with capturedLogs() as events:
             if start:
                 made.privilegedStartService()
@@ -398,6 +402,21 @@ class StartErrorTests(ServiceTestCase):
         ):
             line = self.refused(self.server(tls=True, **settings))
             self.assertTrue(line.startswith(said), line)
+
+    def test_tls_of_remotes(self) -> None:
+        """So is what TLS with a remote is to be made of, before anything is made or opened."""
+        absent = self.here / "absent.pem"
+        for settings, said in (
+            ({"tls_ca": str(absent)}, f"remote CT1: tls-ca {absent}: No such file or directory"),
+            ({"host": "a..b"}, "remote CT1: 'a..b' is no name that a certificate could be for"),
+        ):
+            remote = Remote(**{"aet": "CT1", "host": "192.0.2.1", "port": 104, "tls": True, **settings})
+            line = self.refused(self.server(tls=True), remotes=(remote,))
+            self.assertEqual(line, said)
+            self.assertFalse(self.store.exists())
+            both = self.server(port=1), self.server(port=2)
+            with contextlib.redirect_stdout(io.StringIO()):
+                self.assertEqual(check(Configuration(servers=both, remotes=(remote,))), [said])
 
     def test_stores(self) -> None:
         """A store that cannot be made or used is named."""

@@ -138,7 +138,7 @@ def _peer(one: ArgumentParser) -> None:
         help="the longest PDU that we take [262144]",
     )
     group.add_argument(
-        "--retries", type=_TIMES, default=0, metavar="N", help="if it cannot be reached or is busy [0]"
+        "--retries", type=_TIMES, metavar="N", help="if it cannot be reached or is busy [the remote's, or 0]"
     )
     tls = one.add_argument_group("TLS")
     tls.add_argument("-tls", "--tls", action="store_true", help="connect with TLS")

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from argparse import Namespace
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import attrs
 
 from dicomtw.client import TLS, Associating, Context, associate
 from dicomtw.command.exits import Fault
-from dicomtw.config import ConfigError, Remote, configure, parse_remote
+from dicomtw.config import ConfigError, Remote, configure, parse_peer
 from dicomtw.protocol import Limits
-from dicomtw.security.tls import TLSError, TLSFiles, client_context
-
-_HOST_AND_PORT = re.compile(r"(?:[^@]*@)?(?:\[[0-9a-fA-F:.%]+\]|[^:@/\[\]]+):[0-9]+(?:,.*)?")
+from dicomtw.security.tls import TLSError
 
 _TLS_OPTIONS = ("tls_ca", "tls_cert", "tls_key", "tls_no_verify")
 
@@ -31,7 +27,7 @@ class Peer:
     tls: TLS | None
     maximum_length: int
     limits: Limits
-    retries: int
+    retries: int | None
 
     def __str__(self) -> str:
         host = f"[{self.remote.host}]" if ":" in self.remote.host else self.remote.host
@@ -58,12 +54,11 @@ class Peer:
 def peer_of(arguments: Namespace) -> Peer:
     """The peer of a command line; raises `Fault`."""
     remote = _remote(arguments)
-    _check(remote.tls_ca, remote.tls_cert, remote.tls_key)
     return Peer(
         remote=remote,
         called=arguments.called or remote.aet,
         calling=arguments.calling,
-        tls=_tls(arguments),
+        tls=_tls(arguments, remote),
         maximum_length=arguments.max_pdu,
         limits=Limits(
             artim_timeout=arguments.timeout,
@@ -80,19 +75,17 @@ def _remote(arguments: Namespace) -> Remote:
         known = _remotes(arguments)
         if text in known:
             return known[text]
-    if not _HOST_AND_PORT.fullmatch(text):
+    try:
+        remote = parse_peer(text)
+    except ConfigError as fault:
+        raise Fault(f"PEER {text!r}: {fault}") from None
+    if remote is None:
         among = (
             ""
             if arguments.config is None
             else f", or the AE title of a remote with host and port in {arguments.config}"
         )
         raise Fault(f"PEER is [AET@]HOST:PORT{among}, not {text!r}")
-    try:
-        remote = parse_remote(text if "@" in text else f"ANY-SCP@{text}")
-    except ConfigError as fault:
-        raise Fault(f"PEER {text!r}: {fault}") from None
-    if not remote.port:
-        raise Fault(f"PEER {text!r}: nobody can be at port 0")
     return remote
 
 
@@ -105,25 +98,22 @@ def _remotes(arguments: Namespace) -> dict[str, Remote]:
     return {remote.aet: remote for remote in found if remote.host and remote.port}
 
 
-def _tls(arguments: Namespace) -> TLS | None:
-    if arguments.tls:
-        _check(arguments.tls_ca, arguments.tls_cert, arguments.tls_key)
-        return TLS(
-            ca=arguments.tls_ca,
-            cert=arguments.tls_cert,
-            key=arguments.tls_key,
-            verify=not arguments.tls_no_verify,
-        )
-    for name in _TLS_OPTIONS:
-        if getattr(arguments, name):
-            raise Fault(f"--{name.replace('_', '-')} needs --tls")
-    return None
-
-
-def _check(ca: Path | None, cert: Path | None, key: Path | None) -> None:
-    """Raise `Fault` for files that TLS cannot be made of, before anything is connected."""
-    if ca or cert or key:
-        try:
-            client_context(TLSFiles(ca=ca, cert=cert, key=key or cert))
-        except TLSError as error:
-            raise Fault(str(error)) from None
+def _tls(arguments: Namespace, remote: Remote) -> TLS | None:
+    """TLS as the command line and the remote's own settings have it; raises `Fault`."""
+    if not (arguments.tls or remote.tls):
+        for name in _TLS_OPTIONS:
+            if getattr(arguments, name):
+                raise Fault(f"--{name.replace('_', '-')} needs --tls")
+        return None
+    own = arguments if arguments.tls_cert else remote  # a key is of use with its certificate only
+    tls = TLS(
+        ca=arguments.tls_ca or remote.tls_ca,
+        cert=own.tls_cert,
+        key=arguments.tls_key or own.tls_key,
+        verify=not arguments.tls_no_verify,
+    )
+    try:  # before anything is connected
+        tls.context  # noqa: B018
+    except TLSError as error:
+        raise Fault(str(error)) from None
+    return tls

@@ -30,7 +30,7 @@ class ParserTests(SynchronousTestCase):
         self.assertEqual((arguments.calling, arguments.called), ("DICOMTW", None))
         self.assertEqual((arguments.timeout, arguments.dimse_timeout), (30.0, 600.0))
         self.assertEqual((arguments.level, arguments.model, arguments.keys), ("STUDY", None, []))
-        self.assertEqual((arguments.max_pdu, arguments.retries, arguments.tls), (262144, 0, False))
+        self.assertEqual((arguments.max_pdu, arguments.retries, arguments.tls), (262144, None, False))
 
     def test_short_options(self) -> None:
         """DCMTK's short options are understood, and stand for the long ones."""

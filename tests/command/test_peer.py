@@ -10,6 +10,7 @@ from dicomtw.client import TLS
 from dicomtw.command.arguments import parser
 from dicomtw.command.exits import Fault
 from dicomtw.command.peer import Peer, peer_of
+from tests.security.test_tls import identity
 
 CONFIGURATION = """
 [[remote]]
@@ -60,7 +61,7 @@ class PeerTests(SynchronousTestCase):
         ):
             self.assertIn(repr(word), self.fault(word))
         self.assertEqual(self.fault("PMOD"), "PEER is [AET@]HOST:PORT, not 'PMOD'")
-        self.assertIn("nobody can be at port 0", self.fault("localhost:0"))
+        self.assertIn("cannot be at port 0", self.fault("localhost:0"))
         self.assertIn("takes an AE title", self.fault("TITLE-OF-17-CHARS@localhost:104"))
 
     def test_configured(self) -> None:
@@ -80,9 +81,10 @@ class PeerTests(SynchronousTestCase):
 
     def test_limits(self) -> None:
         """Timeouts and the length of PDUs are those of the command line."""
-        peer = self.peer("localhost:104", "-to", "3", "-td", "1000", "-pdu", "16384", "--retries", "2")
+        peer = self.peer("localhost:104", "-to", "3", "-td", "1000", "-pdu", "16384", "--retries", "0")
         self.assertEqual((peer.limits.artim_timeout, peer.limits.dimse_timeout), (3.0, 1000.0))
-        self.assertEqual((peer.limits.idle_timeout, peer.maximum_length, peer.retries), (1000.0, 16384, 2))
+        self.assertEqual((peer.limits.idle_timeout, peer.maximum_length, peer.retries), (1000.0, 16384, 0))
+        self.assertIsNone(self.peer("localhost:104").retries, "they are up to the remote")
 
     def test_tls(self) -> None:
         """TLS verifies the peer unless that is turned off, and its files are looked at first."""
@@ -90,6 +92,31 @@ class PeerTests(SynchronousTestCase):
         self.assertEqual(self.peer("localhost:104", "-tls").tls, TLS())
         self.assertEqual(self.peer("localhost:104", "--tls", "--tls-no-verify").tls, TLS(verify=False))
         self.assertIn("/nowhere", self.fault("localhost:104", "--tls", "--tls-ca=/nowhere"))
+        self.assertEqual(self.peer("localhost:104,tls").tls, TLS())
+        self.assertEqual(self.peer("localhost:104,tls", "--tls-no-verify").tls, TLS(verify=False))
+
+    def test_tls_of_a_remote(self) -> None:
+        """What a configured remote says of TLS holds where the command line says nothing else."""
+        made = {name: Path(self.mktemp()) for name in ("ca", "cert", "key", "own")}
+        ca, mine, other = identity("CA"), identity("me", "CA"), identity("other", "CA")
+        made["ca"].write_bytes(ca.cert_pem)
+        made["cert"].write_bytes(mine.cert_pem)
+        made["key"].write_bytes(mine.key_pem)
+        made["own"].write_bytes(other.cert_pem + other.key_pem)
+        path = Path(self.mktemp())
+        text = "[[remote]]\naet = 'PACS'\nhost = '192.0.2.7'\nport = 2762\ntls = true\n"
+        config = f"--config={path}"
+        path.write_text(text)
+        self.assertEqual(self.peer(config, "PACS").tls, TLS())
+        files = {name: made[name] for name in ("ca", "cert", "key")}
+        path.write_text(text + "".join(f"tls-{name} = '{file}'\n" for name, file in files.items()))
+        for words in ([], ["--tls"]):
+            self.assertEqual(self.peer(config, "PACS", *words).tls, TLS(**files))
+        self.assertEqual(self.peer(config, "PACS", "--tls-no-verify").tls, TLS(**files, verify=False))
+        own = self.peer(config, "PACS", f"--tls-cert={made['own']}").tls
+        self.assertEqual(own, TLS(ca=made["ca"], cert=made["own"]))
+        made["ca"].unlink()
+        self.assertIn(f"{made['ca']}: No such file", self.fault(config, "PACS"))
 
     def test_tls_options_alone(self) -> None:
         """Options of TLS without TLS are a fault, for nothing would be encrypted."""

@@ -1,0 +1,99 @@
+"""Whom a server sends to: the configured remotes, and TLS with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from twisted.internet.defer import Deferred
+
+from dicomtw.client import TLS, associate, certified_name
+from dicomtw.config import Remote, Server
+from dicomtw.errors import NotConnected
+from dicomtw.feed import Disk
+from dicomtw.operations import or_cancelled
+from dicomtw.protocol import Limits
+from dicomtw.requestor import RequestedAssociation
+from dicomtw.security.tls import TLSError
+
+
+def limits_of(server: Server) -> Limits:
+    """The limits of a server's associations."""
+    return Limits(
+        artim_timeout=server.artim_timeout,
+        dimse_timeout=server.dimse_timeout,
+        idle_timeout=server.idle_timeout,
+        max_associations=server.max_associations,
+    )
+
+
+def tls_of(remote: Remote) -> TLS | None:
+    """TLS with a remote, None where it wants none.
+
+    Without certificates to verify it with it is encryption alone, as PMOD has it; the start says so.
+    """
+    if not remote.tls:
+        return None
+    verify = remote.tls_ca is not None
+    return TLS(ca=remote.tls_ca, cert=remote.tls_cert, key=remote.tls_key, verify=verify)
+
+
+def fault_of(remote: Remote, tls: TLS | None) -> str:
+    """Why there can be no TLS with a remote, in one line; empty where there can. Blocks: `tls` is loaded."""
+    try:
+        if tls is not None and remote.host:
+            certified_name(tls, remote.host)
+        if tls is not None:
+            tls.context  # noqa: B018
+    except TLSError as error:
+        return f"remote {remote.aet}: {str(error).removeprefix('--')}"
+    except ValueError as error:
+        return f"remote {remote.aet}: {error}"
+    return ""
+
+
+class RemoteDestinations:
+    """The configured remotes, as destinations of what `server` sends. `disk` is its store's."""
+
+    def __init__(
+        self, server: Server, remotes: Iterable[Remote], reactor: Any, disk: Disk | None = None
+    ) -> None:
+        self._server = server
+        self._known = [(remote, tls_of(remote)) for remote in remotes]
+        self._destinations = {
+            remote.aet: (remote, tls) for remote, tls in self._known if remote.host and remote.port
+        }
+        self._reactor = reactor
+        self._disk = disk
+
+    def __contains__(self, ae_title: object) -> bool:
+        return ae_title in self._destinations
+
+    def faults(self) -> list[str]:
+        """What of TLS is not as it should be, a line each. Blocks: certificates are read, once for all."""
+        found = (fault_of(remote, tls) for remote, tls in self._known)
+        return [fault for fault in found if fault]
+
+    def associate(
+        self, ae_title: str, contexts: Sequence[tuple[str, tuple[str, ...]]]
+    ) -> Deferred[RequestedAssociation]:
+        """An association with a remote, in the name of the server. Fails with `AssociationLost`."""
+        remote, tls = self._destinations[ae_title]
+
+        async def associated() -> RequestedAssociation:
+            try:
+                associating = associate(
+                    remote,
+                    contexts=contexts,
+                    calling=self._server.aet,
+                    tls=tls,
+                    limits=limits_of(self._server),
+                    disk=self._disk,
+                    reactor=self._reactor,
+                    implementation_version_name=not self._server.no_implementation_version_name,
+                )
+            except ValueError as fault:  # of a host name, above all
+                raise NotConnected(str(fault)) from None
+            return (await associating).association
+
+        return or_cancelled(Deferred.fromCoroutine(associated()))

@@ -1,0 +1,145 @@
+"""dicomtw.destinations: the configured remotes as those whom a server sends to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionDone
+from twisted.internet.error import ConnectionRefusedError as RefusedError
+from twisted.trial.unittest import SynchronousTestCase
+
+from dicomtw import client
+from dicomtw.client import TLS
+from dicomtw.config import Remote, Server
+from dicomtw.destinations import RemoteDestinations, fault_of, tls_of
+from dicomtw.errors import Cancelled, NotConnected
+from dicomtw.feed import Disk
+from dicomtw.services.storage import Storage
+from dicomtw.testing import MemoryServer, MemoryStore, at_once
+from tests.security.test_tls import identity
+from tests.test_client import EVR, Network
+
+CONTEXTS = [("1.2.840.10008.5.1.4.1.1.2", (EVR,))]
+
+
+class DestinationTestCase(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.network = Network(MemoryServer.of(Storage(MemoryStore())))
+        self.disk = Disk(at_once)
+        self.ca = Path(self.mktemp()).absolute()
+        self.ca.write_bytes(identity("CA").cert_pem)
+
+    def remote(self, **settings: Any) -> Remote:
+        return Remote(**{"aet": "PMOD", "host": "192.0.2.7", "port": 104, **settings})
+
+    def made(self, *remotes: Remote, **settings: Any) -> RemoteDestinations:
+        """The destinations of a server."""
+        server = Server(port=4030, aet="OURS", **settings)
+        return RemoteDestinations(server, remotes, self.network, self.disk)
+
+    def associating(self, made: RemoteDestinations, ae_title: str = "PMOD") -> Deferred[Any]:
+        found = made.associate(ae_title, CONTEXTS)
+        self.network.pump([0, 0.3, 0])
+        return found
+
+
+class AssociateTests(DestinationTestCase):
+    def test_associated(self) -> None:
+        """An association with a remote is the server's own: its title, its limits, its disk."""
+        made = self.made(self.remote(), dimse_timeout=7, no_implementation_version_name=True)
+        association = self.successResultOf(self.associating(made))
+        self.assertEqual((association.calling_ae_title, association.called_ae_title), ("OURS", "PMOD"))
+        self.assertIs(association._disk, self.disk)
+        self.assertEqual(association._shell.limits.dimse_timeout, 7)
+        self.assertEqual(self.network.tried, [("192.0.2.7", 104)])
+
+    def test_contained(self) -> None:
+        """A remote without host or port is no destination."""
+        made = self.made(self.remote(), self.remote(aet="A", port=0), Remote(aet="B"))
+        self.assertEqual([title in made for title in ("PMOD", "A", "B", "C")], [True, False, False, False])
+
+    def test_not_connected(self) -> None:
+        """Whatever keeps a connection from coming about is that, and no fault of the server's."""
+        absent = Path("absent.pem")
+        for settings, words in (
+            ({}, "cannot connect to 192.0.2.7:104: Connection was refused by other side"),
+            ({"host": "a..b"}, "cannot connect to a..b:104: "),
+            (
+                {"tls": True, "tls_ca": absent},
+                "cannot connect to 192.0.2.7:104: tls-ca absent.pem: No such file or directory",
+            ),
+            (
+                {"tls": True, "tls_ca": self.ca, "host": "a..b"},
+                "'a..b' is no name that a certificate could be for",
+            ),
+            ({"tls": True, "host": "a..b"}, "'a..b' is no name that a certificate could be for"),
+        ):
+            self.network.faults = [RefusedError()]
+            found = self.associating(self.made(self.remote(**settings)))
+            said = self.failureResultOf(found, NotConnected).getErrorMessage()
+            self.assertTrue(said.startswith(words), said)
+
+    def test_cancelled(self) -> None:
+        """Who gives up is told so in the words that services know."""
+        self.network.hangs = True
+        found = self.associating(self.made(self.remote()))
+        found.cancel()
+        self.failureResultOf(found, Cancelled)
+
+
+class TLSTests(DestinationTestCase):
+    def test_settings(self) -> None:
+        """A remote is verified with the certificates that it has, and merely encrypted to without."""
+        self.assertIsNone(tls_of(self.remote()))
+        self.assertEqual(tls_of(self.remote(tls=True)), TLS(verify=False))
+        remote = self.remote(tls=True, tls_ca="ca", tls_cert="cert", tls_key="key")
+        self.assertEqual(tls_of(remote), TLS(ca=Path("ca"), cert=Path("cert"), key=Path("key")))
+
+    def test_faults(self) -> None:
+        """What TLS cannot be had with is a line that names the remote, also of one that is no destination."""
+        own = identity("other")
+        cert = Path(self.mktemp()).absolute()
+        cert.write_bytes(own.cert_pem)
+        for settings, words in (
+            ({}, ""),
+            ({"tls": True}, ""),
+            ({"tls": True, "tls_ca": self.ca}, ""),
+            ({"tls": True, "tls_ca": self.ca, "host": ""}, ""),
+            ({"tls": True, "tls_ca": "absent", "host": ""}, "tls-ca absent: No such file or directory"),
+            ({"tls": True, "tls_cert": "absent"}, "tls-cert absent: No such file or directory"),
+            ({"tls": True, "tls_cert": cert}, f"tls-key {cert} holds no usable private key"),
+            (
+                {"tls": True, "tls_ca": self.ca, "host": "a b"},
+                "'a b' is no name that a certificate could be for",
+            ),
+            ({"host": "a..b", "tls": True}, "'a..b' is no name that a certificate could be for"),
+        ):
+            remote = self.remote(**settings)
+            faults = [fault_of(remote, tls_of(remote)), *self.made(remote).faults()]
+            if words:
+                self.assertTrue(faults[0].startswith(f"remote PMOD: {words}"), faults)
+                self.assertEqual(len(faults[0].splitlines()), 1)
+                self.assertEqual(faults, [faults[0]] * 2)
+            else:
+                self.assertEqual(faults, [""])
+
+    def test_read_once(self) -> None:
+        """Certificates are read when the server starts, and not for each C-MOVE."""
+        contexts = []
+        real = client.client_context
+
+        def made_of(files: Any) -> Any:
+            contexts.append(files)
+            return real(files)
+
+        self.patch(client, "client_context", made_of)
+        made = self.made(self.remote(tls=True, tls_ca=self.ca), self.remote(aet="PLAIN"))
+        self.assertEqual(made.faults(), [])
+        self.ca.unlink()
+        self.network.faults = [ConnectionDone()] * 2
+        for _ in range(2):
+            self.failureResultOf(self.associating(made), NotConnected)
+        self.assertEqual(len(self.network.tried), 2)
+        self.assertEqual(len(contexts), 1)
