@@ -150,6 +150,10 @@ class CommandSet:
         return _GROUP_LENGTH.pack(0, 0, 4, len(body)) + body
 
 
+#: Tag and length of Command Group Length.
+_BEGINNING: Final = bytes((0, 0, 0, 0, 4, 0, 0, 0))
+_COMMAND_FIELD: Final = 0x0100
+
 #: Table E.1-1 without Command Group Length, by element number.
 ELEMENTS: Final[dict[int, CommandElement[Any]]] = {
     row.element: row for row in vars(CommandSet).values() if isinstance(row, CommandElement)
@@ -159,14 +163,21 @@ ELEMENTS: Final[dict[int, CommandElement[Any]]] = {
 def decode_values(data: bytes) -> dict[int, Any]:
     """The known elements of an encoded command set; unknown and retired ones are passed over.
 
-    Raises `ProtocolError` for anything that is not one: the bounds, the group, the order, a value's length.
+    So is what stands in a response behind the end that Command Group Length (0000,0000) gives: Orthanc puts
+    Failed SOP Instance UID List there. Raises `ProtocolError` for anything else that is not one: the bounds,
+    the group, the order, a value's length.
     """
     values: dict[int, Any] = {}
     at, end, previous = 0, len(data), -1
+    stated_end = end
+    if len(data) >= _GROUP_LENGTH.size and data[:8] == _BEGINNING:
+        stated_end = _GROUP_LENGTH.size + int.from_bytes(data[8:12], "little")
     while at < end:
         if end - at < _ELEMENT_HEADER.size:
             raise ProtocolError(f"command set ends with {end - at} bytes too few for an element")
         group, number, length = _ELEMENT_HEADER.unpack_from(data, at)
+        if group != 0 and at == stated_end and values.get(_COMMAND_FIELD, 0) & 0x8000:
+            break
         at += _ELEMENT_HEADER.size
         if group != 0:
             raise ProtocolError(f"element ({group:04X},{number:04X}) in a command set")

@@ -285,6 +285,15 @@ class PassedOverTests(SynchronousTestCase):
                 self.assertEqual(decode_values(element(0, lie.to_bytes(4, "little")) + golden[12:]), values)
 
 
+    def test_behind_the_end(self) -> None:
+        """What stands in a response behind the end that the group length gives is passed over."""
+        body = element(0x0100, b"\x10\x80") + element(0x0120, b"\1\0") + element(0x0900, b"\x02\xa7")
+        length, failed = element(0, len(body).to_bytes(4, "little")), element(0x0058, b"1.2\0", group=8)
+        self.assertEqual(decode_values(length + body + failed), decode_values(body))
+        for encoded in (body + failed, element(0, b"\1\0\0\0") + body + failed, C_ECHO_RQ + failed):
+            self.assertRaises(ProtocolError, decode_values, encoded)
+
+
 class FaultTests(SynchronousTestCase):
     def assertFault(self, data: bytes, *words: str) -> None:
         fault = self.assertRaises(ProtocolError, decode_values, data)
