@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from struct import pack
 from typing import Any
@@ -237,6 +238,32 @@ MATCHING: list[tuple[dict[str, Any], str]] = [
     ({"ModalitiesInStudy": ["MR", "CT"]}, "1245"),
     ({"SOPClassesInStudy": CT}, "1245"),
 ]
+#: Keys at image level, of the study, series or image, and which of the studies' objects they match.
+OF_IMAGES: list[tuple[dict[str, Any], str]] = [
+    # numbers, in text and in binary
+    ({"InstanceNumber": "3"}, "3"),
+    ({"InstanceNumber": "+003"}, "3"),
+    ({"SeriesNumber": "2"}, "2"),
+    ({"Rows": 512}, "12"),
+    ({"Rows": [512, 256]}, "123"),
+    ({"PatientSize": "1.8"}, "1"),
+    ({"PatientSize": "1.80"}, "1"),
+    ({"NumberOfFrames": "10"}, "4"),
+    # any of several values
+    ({"ImageType": "AXIAL"}, "1"),
+    ({"ImageType": "PRIMARY"}, "12"),
+    ({"ImageType": "*ARY"}, "123"),
+    # moments, with and without an offset from UTC
+    ({"AcquisitionDateTime": "20200101120000"}, "1"),
+    ({"AcquisitionDateTime": "20200101-20200102"}, "12"),
+    ({"AcquisitionDateTime": "202001011130-"}, "123"),
+    ({"AcquisitionDateTime": "20200101121500+0000-20200101130000+0000"}, "2"),
+    ({"AcquisitionDateTime": "-2020"}, "123"),
+    # codes in sequences, which are all returned
+    ({"Modality": ["CT", "OT"], "PatientName": "do*"}, "123"),
+    ({"SOPClassUID": [SC, "1.2.3"]}, "3"),
+]
+
 #: Keys at series level, where all of an item have to match in one item (C.2.2.2.6).
 SEQUENCES: list[tuple[list[Dataset], str]] = [
     ([], "12345"),
@@ -310,6 +337,31 @@ class MatchingTests(CasesTestCase):
                     numbers for items, numbers in SEQUENCES if items == asked.RequestAttributesSequence
                 )
                 self.assertEqual(len(found), asked.StudyInstanceUID.split(".")[2] in numbers, said)
+
+    def test_images(self) -> None:
+        """So do keys of images: numbers, several values, moments."""
+        server = archive(self)
+        details: list[dict[str, Any]] = [
+            {"Rows": 512, "ImageType": ["ORIGINAL", "PRIMARY", "AXIAL"], "PatientSize": "1.8"},
+            {"Rows": 512, "ImageType": ["DERIVED", "PRIMARY"], "PatientSize": "1.75"},
+            {"Rows": 256, "ImageType": ["DERIVED", "SECONDARY"]},
+            {"NumberOfFrames": "10"},
+            {},
+        ]
+        moments = ["20200101120000", "20200101133000+0100", "20201224", "", ""]
+        for number, (one, detail, moment) in enumerate(zip(STUDIES, details, moments, strict=True), 1):
+            made = copy.deepcopy(one)
+            made.update(data_set(SeriesNumber=number, InstanceNumber=number, **detail))
+            made.update(data_set(AcquisitionDateTime=moment))
+            fill(server, [made])
+        with pynetdicom_association(server, FIND, relational=True) as association:
+            for keys, numbers in OF_IMAGES:
+                with self.case(keys):
+                    asked = identifier("IMAGE", **{"StudyInstanceUID": "", **keys})
+                    *pending, (final, _) = send_c_find(association, asked)
+                    self.assertEqual(final.Status, 0)
+                    found = [one for _, one in pending]
+                    self.assertEqual(of("STUDY", found), [f"1.2.{number}.1" for number in numbers])
 
     def test_unsupported_keys(self) -> None:
         """FF01H says that a key was not supported, to whoever asks; it is neither matched nor answered."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -14,6 +15,7 @@ from dicomtw.ul.items import PresentationContextRQ, RoleSelection
 from dicomtw.ul.pdu import A_ABORT, A_ASSOCIATE_RJ, A_RELEASE_RQ
 from tests.interop.archive import (
     DCMTK,
+    EXPLICIT,
     IMPLICIT,
     PEER,
     PYNETDICOM,
@@ -319,6 +321,43 @@ class DestinationTests(SubOperationsTestCase):
                 wait_until(lambda number=number: len(scp.ends) == number, "the association ends", 3)  # type: ignore[misc]
                 self.assertLess(len(scp.received), 6)
         self.check(self.move(server), status=0, completed=10)
+
+    def test_more_contexts_than_there_are(self) -> None:
+        """What needs more contexts than an association has is sent in several, and counted once."""
+        scp = Scp(self)
+        server = archive(self, f"--remote=DEST@127.0.0.1:{scp.port}")
+        classes = sorted(uids.STORAGE_SOP_CLASSES)[:100]
+        for offset, transfer_syntax in ((1, IMPLICIT), (2, EXPLICIT)):
+            objects = [
+                ct(1, 1, 1, 2 * number + offset, SOPClassUID=uid) for number, uid in enumerate(classes)
+            ]
+            fill(server, objects[:64], transfer_syntax)
+            fill(server, objects[64:], transfer_syntax)
+        self.check(self.move(server), status=0, completed=200, total=200)
+        self.assertGreater(len(scp.requests), 1)
+        self.assertEqual(scp.ends, ["released"] * len(scp.requests))
+        self.assertEqual(len(set(scp.sop_instance_uids)), 200)
+
+    def test_stop(self) -> None:
+        """Told to stop the server first ends what it was asked for; told twice it ends at once."""
+        for signals, received in ((1, 10), (2, None)):
+            with self.case(signals):
+                server, scp = filled(self)
+                scp.manners = Manners(reads_after=0.05)
+                with Scu(server.address) as scu:
+                    scu.associate({1: (MOVE, IMPLICIT)}, calling=PEER)
+                    scu.ask(C_MOVE_RQ, STUDY, move_destination="DEST")
+                    scu.receive_message()
+                    for _ in range(signals):
+                        server.signal(signal.SIGTERM)
+                        server.wait_for_log("waiting for 1 associations to end")
+                    if received:
+                        *_, final = scu.responses()
+                        self.assertEqual((final.status, final.counters), (0, (None, 10, 0, 0)))
+                        scu.release()
+                    self.assertEqual(server.wait(5), 0 if received else server.process.returncode)
+                wait_until(lambda scp=scp: scp.ends, "the association with the destination ends")  # type: ignore[misc]
+                self.assertTrue(len(scp.received) == received if received else len(scp.received) < 10)
 
 
 class GetTests(SubOperationsTestCase):
