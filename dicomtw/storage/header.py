@@ -34,6 +34,7 @@ NAMING: Final = frozenset({SOP_CLASS_UID, SOP_INSTANCE_UID, STUDY_INSTANCE_UID, 
 
 _WINDOW = 16384
 _UNDEFINED = 0xFFFFFFFF
+_IMPLICIT_HEADER = Struct("<HHL")  # little endian in every transfer syntax (PS3.5 A.1)
 _ITEM, _ITEM_DELIMITATION, _SEQUENCE_DELIMITATION = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _LONG_FORM = frozenset(
     {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"}
@@ -63,7 +64,6 @@ class _Elements:
         self._u16 = Struct(order + "H")
         self._u32 = Struct(order + "L")
         self._short_header = Struct(order + "HH2sH")
-        self._implicit_header = Struct(order + "HHL")
 
     def _locate(self, length: int) -> int:
         """The index in the window of `length` bytes at the position, or -1 where the data set ends first."""
@@ -98,9 +98,13 @@ class _Elements:
         if index < 0:
             raise UnreadableDataSet(f"the data set ends inside an element at offset {self.at}")
         window = self._window
+        if implicit:
+            group, element, length = _IMPLICIT_HEADER.unpack_from(window, index)
+            self.at += 8
+            return group << 16 | element, b"", length
         group, element = self._tag.unpack_from(window, index)
         tag = group << 16 | element
-        if implicit or group == 0xFFFE:  # items and delimiters have no VR (PS3.5 7.5)
+        if group == 0xFFFE:  # items and delimiters have no VR (PS3.5 7.5)
             self.at += 8
             return tag, b"", self._u32.unpack_from(window, index + 4)[0]
         vr = window[index + 4 : index + 6]
@@ -121,7 +125,8 @@ class _Elements:
             self.at += length
             return
         # One entry for each open sequence or item: whether elements inside it have implicit VR.
-        # UN of undefined length is a sequence in Implicit VR Little Endian (PS3.5 6.2.2 Note 2).
+        # UN of undefined length is a sequence in Implicit VR Little Endian (PS3.5 6.2.2 Note 2),
+        # in a big endian data set too.
         enclosing = [self.implicit or vr == b"UN"]
         in_item = False
         while enclosing:
@@ -186,7 +191,7 @@ class _Elements:
         """
         implicit, window, count, limit = self.implicit, self._window, self._count, MAXIMUM_ELEMENTS
         index, end = self.at - self._base, len(window)
-        unpack = (self._implicit_header if implicit else self._short_header).unpack_from
+        unpack = (_IMPLICIT_HEADER if implicit else self._short_header).unpack_from
         while 0 <= index <= end - 8 and count < limit:
             if implicit:
                 group, element, length = unpack(window, index)

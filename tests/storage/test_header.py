@@ -241,6 +241,26 @@ class FindTests(SynchronousTestCase):
         content = data_set("1.2.3", middle=element(0x00081115, "SQ", item, length=UNDEFINED))
         self.assertEqual(names(content, EXPLICIT), NAMES)
 
+    def test_unknown_vr_in_big_endian(self) -> None:
+        """UN of undefined length is little endian in a big endian data set, which goes on behind it."""
+        inside = data_set("9.9.9", syntax=IMPLICIT)
+        unknown = nested(3, BIG_ENDIAN, "UN", inside)
+        in_sequence = nested(2, BIG_ENDIAN, inside=unknown + uid(0x00091111, "9.9", BIG_ENDIAN))
+        for middle in (unknown, in_sequence):
+            content = data_set("1.2.3", syntax=BIG_ENDIAN, middle=middle)
+            for head in (WHOLE, 30, 0):
+                self.assertEqual(names(content, BIG_ENDIAN, head), NAMES)
+        wrong = element(0x00081140, "UN", b"", BIG_ENDIAN, UNDEFINED) + element(ITEM, "", b"", BIG_ENDIAN)
+        error = self.assertRaises(UnreadableDataSet, names, wrong, BIG_ENDIAN)
+        self.assertIn("(FEFF,00E0) where an item is due", str(error))
+
+    def test_unknown_vr_in_big_endian_handed_out(self) -> None:
+        """Where it is wanted its items are handed out as they are, without the delimiter."""
+        unknown = nested(1, BIG_ENDIAN, "UN", uid(0x00080018, "9.9.9", IMPLICIT))
+        content = data_set("1.2.3", syntax=BIG_ENDIAN, middle=unknown)
+        found = find_leniently(content, BIG_ENDIAN, wanted=NAMING | {0x00081140})
+        self.assertEqual(found[0x00081140], unknown[12:-8])
+
     def test_encapsulated_pixel_data_inside(self) -> None:
         """Fragments of an icon's pixel data, an OB of undefined length in an item, are passed over."""
         fragments = element(ITEM, "") + element(ITEM, "", b"jpeg") + element(SEQUENCE_DELIMITATION, "")
