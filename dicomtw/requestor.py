@@ -79,7 +79,8 @@ class Proposal:
         if self.operations_window != 1:
             yield AsynchronousOperationsWindow(self.operations_window, 1)
         for sop_class_uid in sorted(self.scp_roles):
-            yield RoleSelection(sop_class_uid, scu_role=False, scp_role=True)
+            # Both: whoever proposes one of them gives up the other.
+            yield RoleSelection(sop_class_uid, scu_role=True, scp_role=True)
         if self.implementation_version_name is not None:
             yield ImplementationVersionName(self.implementation_version_name)
         for sop_class_uid, information in self.extended_negotiation.items():

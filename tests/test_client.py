@@ -241,8 +241,13 @@ class NotAcceptedTests(ClientTestCase):
             self.assert_fault(deferred, NotAccepted, about + words)
 
     def test_role(self) -> None:
-        """Where we are the SCP of a SOP class, and not its SCU, we cannot store it."""
-        self.serve(Storage(self.store), contexts=[CT], services=[Storage(MemoryStore())])
+        """Where a peer takes us for the SCP of a SOP class, and not for its SCU, we cannot store it."""
+
+        class Sending(Storage):
+            def offer(self, abstract_syntax: str) -> Offer:
+                return Offer(self.transfer_syntaxes, scu_role=False, scp_role=True)
+
+        self.serve(Sending(self.store), contexts=[CT], services=[Storage(MemoryStore())])
         self.assert_fault(
             self.scu.c_store(image()),
             NotAccepted,
@@ -926,14 +931,13 @@ class RetrieveTests(ClientTestCase):
         self.assertEqual(self.result(self.scu.c_get({})), Retrieval(0xB000, 0, 3, 0))
 
     def test_get_and_store(self) -> None:
-        """Large objects in both directions at once do not block each other."""
+        """Whoever gets objects on an association stores some on it, too; large ones do not block each other."""
         received = self.get(3, 1 << 20, operations_window=4)
         got = self.scu.c_get({})
-        scp_only = self.scu.c_store(image("1.3.1", 1 << 20))
-        self.server.clock.advance(0)
-        self.failureResultOf(scp_only, NotAccepted)
+        stored = self.scu.c_store(image("1.3.1", 1 << 20))
         self.assertEqual(self.result(got).completed, 3)
-        self.assertEqual(len(received.objects), 3)
+        self.assertEqual(self.successResultOf(stored), Response(0))
+        self.assertEqual((len(received.objects), [*self.store.objects]), (3, ["1.3.1"]))
 
     def test_get_cancelled(self) -> None:
         """C-CANCEL takes effect between two objects: the one under way is stored."""
@@ -1060,11 +1064,7 @@ class BothWaysTests(ClientTestCase):
             def data_set_sink(self, operation: Operation) -> DataSetSink:
                 return EndlessSink()
 
-        class Both(Taking):
-            def offer(self, abstract_syntax: str) -> Offer:
-                return Offer(self.transfer_syntaxes, scu_role=True, scp_role=True)
-
-        self.server = MemoryServer.of(Both(self.store), self.service)
+        self.server = MemoryServer.of(Taking(self.store), self.service)
         sent: list[int] = []
 
         async def generate(operation: Operation) -> AsyncGenerator[Response, None]:
@@ -1077,7 +1077,6 @@ class BothWaysTests(ClientTestCase):
 
         self.service.generate = generate
         self.scu = self.server.associate([GET, CT], services=[Taking(MemoryStore())], operations_window=4)
-        self.scu.association._not_scu = frozenset()
         got = self.scu.c_get({})
         stored = [self.scu.c_store(image(f"1.3.{number}", 1 << 22)) for number in range(3)]
         self.assertEqual(self.result(got).status, 0)

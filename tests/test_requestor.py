@@ -185,7 +185,7 @@ class ProposalTests(SynchronousTestCase):
             ({"operations_window": 0}, (*least, AsynchronousOperationsWindow(0, 1), name)),
             (
                 {"scp_roles": frozenset({MR, CT})},
-                (*least, RoleSelection(CT, False, True), RoleSelection(MR, False, True), name),
+                (*least, RoleSelection(CT, True, True), RoleSelection(MR, True, True), name),
             ),
             (
                 {"extended_negotiation": {FIND: b"\1\1"}},
