@@ -23,6 +23,10 @@ _DATETIME = re.compile(
 )
 _NUMBER = re.compile(r"[+-]?[0-9]{1,20}")
 
+#: Characters of a name that is folded with all that Unicode has for it, in time that grows with their square;
+#: a PN value has 64 of them in each of three component groups.
+MAXIMUM_NAME: Final = 1024
+
 #: Suffixes of the columns that keep the forms of a value in them beside it, by VR.
 SUFFIXES: Final = {"DA": ("_key",), "TM": ("_key",), "DT": ("_key", "_utc"), "PN": ("_1", "_2", "_3")}
 
@@ -80,9 +84,13 @@ def datetime_key(text: str, *, last: bool = False) -> Instant | None:
 
 
 def folded(text: str) -> str:
-    """Text without regard to case, and to the width of letters that Unicode has in several."""
+    """Text without regard to case, and unless it is too long for a name, to the width of letters that Unicode
+    has in several.
+    """
     if text.isascii():
         return text.lower()
+    if len(text) > MAXIMUM_NAME:
+        return text.casefold()
     folded = unicodedata.normalize("NFKC", text).casefold()
     return unicodedata.normalize("NFKC", folded)
 

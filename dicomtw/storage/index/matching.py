@@ -29,7 +29,14 @@ from dicomtw.storage.index.alternatives import (
     like,
     like_condition,
 )
-from dicomtw.storage.index.keys import date_key, datetime_key, folded_name, integer_text, time_key
+from dicomtw.storage.index.keys import (
+    MAXIMUM_NAME,
+    date_key,
+    datetime_key,
+    folded_name,
+    integer_text,
+    time_key,
+)
 from dicomtw.storage.index.record import Items, items_of
 
 #: The value of a key: text, or the items of a sequence.
@@ -268,6 +275,8 @@ def _bound(vr: str, text: str, last: bool) -> tuple[str, str] | None:
 
 
 def _name(attribute: Attribute, text: str) -> Name | None:
+    if len(text) > MAXIMUM_NAME:
+        raise DimseError(DOES_NOT_MATCH, f"{attribute.keyword} is too long for a name")
     groups = tuple(_group_patterns(attribute, group) for group in text.split("=")[:3])
     return Name(groups) if any(groups) else None
 

@@ -191,6 +191,10 @@ class WildCardTests(Matching):
         began = time.process_time()
         for key in ("a*" * 127 + "b", "*a?" * 80 + "b", "?*" * 127 + "b"):
             self.no("LO", key, "a" * 4096)
+        for key in ("^*" * 500 + "a^*", ("^" + "*" * 9) * 100 + "a^*"):
+            self.assertIn("wild cards", self.refused("PN", key))
+        for key in ("^*" * 8000 + "a^*", "a" + "\u0301\u0316" * 8000):
+            self.assertIn("too long for a name", self.refused("PN", key))
         self.assertLess(time.process_time() - began, 5)
 
     @modest
