@@ -101,13 +101,21 @@ class _Entry:
     record: Record | None = None
 
 
+def _refusal(error: BaseException | None) -> DimseError:
+    if not isinstance(error, IndexFault):
+        return DimseError(status.OUT_OF_RESOURCES, "index: internal error")
+    where, _, what = str(error).partition(": ")  # where its file is, is nothing for peers
+    return DimseError(status.OUT_OF_RESOURCES, f"index: {what or where}")
+
+
 class IndexWriter:
     """Enters what is stored into the index: all that has come while one transaction went on, in the next.
 
     A transaction begins as soon as somebody waits for it; if nobody does, what comes is gathered first.
 
     `in_thread` should have a thread free for it. `wait`: an object is acknowledged only when the index has it
-    (strict); else it is noted in the journal of its store, and entered soon (relaxed).
+    (strict); else it is noted in the journal of its store, and entered soon (relaxed). An object that a bug of
+    ours keeps out is refused, or if nobody waits for it left out until the next start; it alone.
     """
 
     log = Logger()
@@ -133,7 +141,8 @@ class IndexWriter:
     def add(self, stored: Stored) -> Deferred[None]:
         """Enter an object; fires when the index has it, or at once if it need not be waited for.
 
-        Fails with `DimseError`, A700H, if the index does: then the journal of the store still has the object.
+        Fails with `DimseError`, A700H, if the index does, or a bug keeps it out: then the journal of the
+        store still has the object.
         """
         waits = self._wait or self._objects >= MAXIMUM_OBJECTS or self._size >= MAXIMUM_SIZE
         if waits:
@@ -146,7 +155,10 @@ class IndexWriter:
         return succeed(None)
 
     def settled(self) -> Deferred[None]:
-        """Fires when the index has all that was added before; fails with `IndexFault` if that fails."""
+        """Fires when the index has all that was added before, but for what a bug keeps out.
+
+        Fails with `IndexFault` if the index does.
+        """
         if not self._queue and not self._writing:
             return succeed(None)
         return self._append(None)
@@ -177,17 +189,41 @@ class IndexWriter:
             self._due = None
         batch, self._queue = self._queue, []
         if all(entry.stored is None for entry in batch):
-            self._fire(batch)
+            self._fire(batch, {}, None)
             return
         self._writing = True
-        self._in_thread(lambda: self._put(batch)).addCallbacks(
-            self._written, self._failed, callbackArgs=(batch,), errbackArgs=(batch,)
-        )
 
-    def _put(self, batch: list[_Entry]) -> None:
-        """What happens in the thread."""
+        def failed(failure: Failure) -> dict[_Entry, Failure]:
+            return {entry: failure for entry in batch if entry.stored is not None}
+
+        self._in_thread(lambda: self._put(batch)).addErrback(failed).addCallback(self._written, batch)
+
+    def _put(self, batch: list[_Entry]) -> dict[_Entry, Failure]:
+        """What happens in the thread; returns what is not in the index now, and why."""
+        entries = [entry for entry in batch if entry.stored is not None]
+        try:
+            self._enter(entries)
+            return {}
+        except IndexFault:
+            return dict.fromkeys(entries, Failure())
+        except Exception:
+            if len(entries) == 1:
+                return {entries[0]: Failure()}
+        # A bug, with one of them as a rule: the others are not to suffer from it.
+        failures: dict[_Entry, Failure] = {}
+        for number, entry in enumerate(entries):
+            try:
+                self._enter([entry])
+            except IndexFault:
+                failures.update(dict.fromkeys(entries[number:], Failure()))
+                break
+            except Exception:
+                failures[entry] = Failure()
+        return failures
+
+    def _enter(self, entries: list[_Entry]) -> None:
         stored, records = [], []
-        for entry in batch:
+        for entry in entries:
             if entry.stored is None:
                 continue
             if entry.record is None:
@@ -196,39 +232,42 @@ class IndexWriter:
             records.append(entry.record)
         _enter(self._index, self._store.settled, stored, records)
 
-    def _written(self, _: None, batch: list[_Entry]) -> None:
+    def _written(self, failures: dict[_Entry, Failure], batch: list[_Entry]) -> None:
         self._writing = False
-        if self._fault is not None:
-            self._fault = None
-            self.log.info("the index works again")
-        self._forget(batch)
-        self._fire(batch)
-        self._write_next()
-
-    def _fire(self, batch: list[_Entry]) -> None:
-        for entry in batch:
-            if entry.written is not None:
-                entry.written.callback(None)
-
-    def _failed(self, failure: Failure, batch: list[_Entry]) -> None:
-        self._writing = False
-        if isinstance(failure.value, IndexFault):
-            fault = failure.value
+        fault: IndexFault | None = None
+        again: dict[_Entry, None] = {}
+        for entry, failure in failures.items():
+            if isinstance(failure.value, IndexFault):
+                fault = failure.value
+                if entry.written is None:
+                    again[entry] = None
+            elif entry.stored is not None:
+                # It would fail again, for ever; the next start tries it once more.
+                uid = entry.stored.sop_instance_uid
+                self.log.failure("bug in the index: object {uid} is not in it", failure, uid=uid)
+        if fault is not None:
             if self._fault is None:
                 self.log.error("the index fails: {fault}; what is stored is noted", fault=str(fault))
             self._fault = fault
-            self._queue[:0] = [entry for entry in batch if entry.written is None]
-        else:
-            # It would fail again, and keep out whatever comes after it; the next start tries it once more.
-            self.log.failure("bug in the index", failure)
-            fault = IndexFault("internal error")
-            self._forget(batch)
-        where, _, what = str(fault).partition(": ")  # where its file is, is nothing for peers
-        refusal = DimseError(status.OUT_OF_RESOURCES, f"index: {what or where}")
-        for entry in batch:
-            if entry.written is not None:
-                entry.written.errback(fault if entry.stored is None else refusal)
+        elif self._fault is not None and any(entry.stored and entry not in failures for entry in batch):
+            self._fault = None
+            self.log.info("the index works again")
+        self._queue[:0] = again
+        self._forget([entry for entry in batch if entry not in again])
+        self._fire(batch, failures, fault)
         self._write_next()
+
+    def _fire(self, batch: list[_Entry], failures: dict[_Entry, Failure], fault: IndexFault | None) -> None:
+        """Tell those who wait for an object what became of it, and others of a `fault` if there was one."""
+        for entry in batch:
+            if entry.written is None:
+                continue
+            if entry in failures:
+                entry.written.errback(_refusal(failures[entry].value))
+            elif entry.stored is None and fault is not None:
+                entry.written.errback(fault)
+            else:
+                entry.written.callback(None)
 
     def _write_next(self) -> None:
         """What has come during a transaction: at once if somebody waits for it."""

@@ -52,11 +52,16 @@ class FakeIndex:
         self.batches: list[list[str]] = []
         #: Raised by `put`.
         self.fault: Exception | None = None
+        #: Raised by `put` if it gets one of these, by SOP Instance UID.
+        self.culprits: dict[str, Exception] = {}
 
     def put(self, records: Sequence[Record]) -> None:
         self._calls.append("put")
         if self.fault is not None:
             raise self.fault
+        for record in records:
+            if record.sop_instance_uid in self.culprits:
+                raise self.culprits[record.sop_instance_uid]
         self.records += records
         self.batches.append([record.sop_instance_uid for record in records])
 
@@ -206,6 +211,52 @@ class StrictTests(WriterTestCase):
         self.threads.run()
         self.successResultOf(second)
         self.successResultOf(waiting)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+    def test_bug_with_one(self) -> None:
+        """Of several in one transaction only that is refused which a bug befalls, and named in the log."""
+        (first,) = self.add("1.1")
+        self.index.culprits["1.3"] = ZeroDivisionError()
+        second, culprit, fourth = self.add("1.2", "1.3", "1.4")
+        waiting = self.writer.settled()
+        self.threads.run()
+        self.successResultOf(first)
+        self.threads.run()
+        error = self.failureResultOf(culprit, DimseError).value
+        self.assertEqual((error.status, error.comment), (0xA700, "index: internal error"))
+        for added in (second, fourth, waiting):
+            self.successResultOf(added)
+        self.assertEqual(self.index.batches, [["1.1"], ["1.2"], ["1.4"]])
+        self.assertEqual(self.calls[2:], ["put", "put", "settled", "put", "put", "settled"])
+        self.assertIdle()
+        self.assertEqual([event["uid"] for event in self.logged if "log_failure" in event], ["1.3"])
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+    def test_bug_and_fault(self) -> None:
+        """An index that fails while a bug's one object is looked for has what came before, not the rest."""
+        (first,) = self.add("1.1")
+        self.index.culprits.update({"1.3": ZeroDivisionError(), "1.4": LOCKED})
+        second, culprit, fourth, fifth = self.add("1.2", "1.3", "1.4", "1.5")
+        waiting = self.writer.settled()
+        self.threads.run()
+        self.threads.run()
+        self.successResultOf(first)
+        self.successResultOf(second)
+        self.failureResultOf(culprit, DimseError)
+        self.assertRefused(fourth)
+        self.assertRefused(fifth)
+        self.assertIs(self.failureResultOf(waiting, IndexFault).value, LOCKED)
+        self.assertEqual(self.index.batches, [["1.1"], ["1.2"]])
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+    def test_no_thread(self) -> None:
+        """Where there is no thread to do it in all are refused, and the next one is tried."""
+        (first,) = self.add("1.1")
+        self.threads.waiting.pop()[1].errback(ZeroDivisionError())
+        self.assertEqual(self.failureResultOf(first, DimseError).value.status, 0xA700)
+        (second,) = self.add("1.2")
+        self.threads.run()
+        self.successResultOf(second)
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
     def test_nobody_waits_any_more(self) -> None:
@@ -387,6 +438,22 @@ class RelaxedTests(WriterTestCase):
         self.assertEqual(self.index.batches, [["1.2"]])
         self.assertIdle()
         self.assertEqual((self.writer._objects, self.writer._size), (0, 0))
+
+    def test_bug_with_one(self) -> None:
+        """Only what a bug befalls is left out, with a line in the log; faults on the way are tried again."""
+        self.index.culprits.update({"1.2": ZeroDivisionError(), "1.4": LOCKED})
+        self.add("1.1", "1.2", "1.3", "1.4", "1.5")
+        self.gather()
+        self.assertEqual(self.index.batches, [["1.1"], ["1.3"]])
+        self.assertEqual((self.writer._objects, self.writer._size), (2, 2 * stored("1.4").size))
+        self.index.culprits.clear()
+        self.clock.advance(RETRY)
+        self.threads.run()
+        self.assertEqual(self.index.batches[2:], [["1.4", "1.5"]])
+        self.assertIdle()
+        self.assertEqual((self.writer._objects, self.writer._size), (0, 0))
+        self.assertEqual([event["uid"] for event in self.logged if "log_failure" in event], ["1.2"])
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
 
 class SettledTests(WriterTestCase):
