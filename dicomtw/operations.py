@@ -293,7 +293,6 @@ class OperationQueue:
             response = Response(status.CANCEL)
         finally:
             del self._running[operation]
-            self._cancellable.discard(operation)
             operation.discard()
         if not operation.dropped:
             self._performer.performed(operation, response)
