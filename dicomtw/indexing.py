@@ -114,8 +114,8 @@ class IndexWriter:
     A transaction begins as soon as somebody waits for it; if nobody does, what comes is gathered first.
 
     `in_thread` should have a thread free for it. `wait`: an object is acknowledged only when the index has it
-    (strict); else it is noted in the journal of its store, and entered soon (relaxed). An object that a bug of
-    ours keeps out is refused, or if nobody waits for it left out until the next start; it alone.
+    (strict); else it is noted in the journal of its store, and entered soon (relaxed). An object that a bug
+    keeps out is refused, or if nobody waits for it left out until the next start; it alone.
     """
 
     log = Logger()
