@@ -28,6 +28,8 @@ from dicomtw.ul.negotiation import AcceptedContext
 from fuzz.parsers import SYNTAXES, syntax_of
 
 _CT = "1.2.840.10008.5.1.4.1.1.2"
+#: Characters of a key that is fuzzed.
+_LONGEST: Final = 70_000
 _FIND: Final = [uid for uid in MODELS if uid.endswith(".1")]
 #: Besides the usual ones, for binary numbers of each kind.
 EXTRA: Final = (
@@ -163,11 +165,11 @@ def identifier(data: bytes) -> None:
 def matching(data: bytes) -> None:
     """PS3.4 C.2.2.2: SQL finds what the test in Python finds, of every attribute and whatever the key.
 
-    The first byte chooses the attribute.
+    The first byte chooses the attribute; the second says how often the key is doubled, for bounds are wide.
     """
     index = archive()
     attribute = matched()[data[0] % len(matched())]
-    key = data[1:].decode("utf-8", "replace")
+    key = (data[2:].decode("utf-8", "replace") * (1 << (data[1:2] or b"\0")[0] % 16))[:_LONGEST]
     try:
         query = _query(Level.IMAGE, {attribute.tag: key})
     except DimseError as error:

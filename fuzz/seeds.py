@@ -56,6 +56,17 @@ _MATCHED = {
 }
 
 
+#: Keywords, how often the key is doubled, and the key.
+_LONG = (
+    ("OtherPatientIDs", 14, "\U00020000"),
+    ("OperatorsName", 8, "a*\\b^*"),
+    ("PatientName", 13, "^*"),
+    ("PatientName", 11, "a\u0301\u0316"),
+    ("SOPInstanceUID", 12, "1.2\\"),
+    ("ImageType", 7, "A?\\"),
+)
+
+
 def _content(name: str) -> bytes:
     path = get_testdata_file(name, download=False) or get_charset_files(name)[0]
     return Path(str(path)).read_bytes()
@@ -183,7 +194,9 @@ def _keys() -> Iterator[bytes]:
     keywords = [attribute.keyword for attribute in matched()]
     for keyword, keys in _MATCHED.items():
         for key in keys:
-            yield bytes((keywords.index(keyword),)) + key.encode()
+            yield bytes((keywords.index(keyword), 0)) + key.encode()
+    for keyword, doubled, key in _LONG:
+        yield bytes((keywords.index(keyword), doubled)) + key.encode()
 
 
 def _message(context_id: int, message_type: Any, encoded: bytes = b"", flags: int = 0) -> bytes:
