@@ -44,6 +44,8 @@ _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 #: Rows that say in which boot of the machine somebody has the index open without `synchronous`.
 _BOOT: Final = "boot:"
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+#: Processes can be told by their numbers within one of these; containers have their own.
+_PROCESSES = Path("/proc/self/ns/pid")
 
 
 @attrs.frozen
@@ -80,7 +82,7 @@ class Index:
         self._writer: Writer | None = None
         self._idle: list[sqlite3.Connection] = []
         #: Our row in the database while it is open without `synchronous`; other processes have theirs.
-        self._boot = f"{_BOOT}{os.getpid()}-{secrets.token_hex(4)}"
+        self._boot = ""
         #: There from a read or write that found damage until the next `open`.
         self._damaged = path.with_name(f"{path.name}.damaged")
 
@@ -266,17 +268,36 @@ class Index:
         if meta.get("layout") != self._schema.fingerprint:
             self._make(connection)
             meta = {}
-        boot = _boot_id()
+        boot, processes = _boot_id(), _processes()
         ended = [name for name, value in meta.items() if name.startswith(_BOOT) and value != boot]
         if ended:  # it was in use without `synchronous` when the machine went down
             connection.execute("DELETE FROM meta WHERE name = 'complete'")
             connection.executemany("DELETE FROM meta WHERE name = ?", [(name,) for name in ended])
             meta.pop("complete", None)
         if not self._synchronous:
+            self._boot = f"{_BOOT}{os.getpid()}-{processes}-{secrets.token_hex(4)}"
             connection.execute("INSERT INTO meta (name, value) VALUES (?, ?)", (self._boot, boot))
         connection.execute("COMMIT")
+        killed = [
+            name for name, value in meta.items() if boot and value == boot and _is_of_dead(name, processes)
+        ]
+        if killed:
+            self._settle(connection, killed)
         self._writer = Writer(connection, self._schema, self._files)
         return "complete" in meta
+
+    def _settle(self, connection: sqlite3.Connection, killed: list[str]) -> None:
+        """Drop the rows of processes that were killed, once what they committed is on stable storage."""
+        try:
+            connection.execute("PRAGMA synchronous = FULL")
+            busy, frames, written = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            if not busy and frames == written:
+                connection.executemany("DELETE FROM meta WHERE name = ?", [(name,) for name in killed])
+        except sqlite3.OperationalError:
+            pass  # another start may do it
+        finally:
+            if not self._synchronous:
+                connection.execute("PRAGMA synchronous = NORMAL")
 
     def _meta(self, connection: sqlite3.Connection) -> dict[str, str]:
         """What the database says of itself; nothing if it is empty or not ours."""
@@ -344,3 +365,27 @@ def _boot_id() -> str:
         return _BOOT_ID.read_text("ascii").strip()
     except OSError:
         return ""
+
+
+def _processes() -> str:
+    """Where processes have the same numbers as we see; empty where that is not known."""
+    try:
+        return str(os.stat(_PROCESSES).st_ino)
+    except OSError:
+        return ""
+
+
+def _is_of_dead(name: str, processes: str) -> bool:
+    """Whether a row's name is that of a process which is known to have ended."""
+    if not name.startswith(_BOOT) or not processes:
+        return False
+    number, _, rest = name.removeprefix(_BOOT).partition("-")
+    if rest.partition("-")[0] != processes:
+        return False
+    try:
+        os.kill(int(number), 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, ValueError):
+        pass  # it lives, and is another user's; or the row is not of our making
+    return False

@@ -273,6 +273,112 @@ class PowerCutTests(Opening):
             self.boot("second")
             self.assertFalse(self.index().open())
 
+    def rows(self) -> list[str]:
+        """Who has the index open without `synchronous`, as the database has it."""
+        connection = sqlite3.connect(self.path)
+        try:
+            return [name for (name,) in connection.execute("SELECT name FROM meta WHERE name LIKE 'boot:%'")]
+        finally:
+            connection.close()
+
+    def kill(self) -> None:
+        """Let another process use an index that is complete, and be killed."""
+        number = os.posix_spawn("/bin/true", ["true"], {})
+        os.waitpid(number, 0)
+        patch = self.patch(os, "getpid", lambda: number)
+        self.crash(synchronous=False)
+        patch.restore()
+
+    def test_killed(self) -> None:
+        """Processes that were killed are forgotten when it is opened, whatever the machine does then."""
+        for synchronous in (True, False):
+            self.boot("first")
+            self.kill()
+            self.kill()
+            index = self.opened(synchronous=synchronous)
+            self.assertEqual(len(self.rows()), 0 if synchronous else 1)
+            assert index._connection is not None
+            (mode,) = index._connection.execute("PRAGMA synchronous").fetchone()
+            self.assertEqual(mode, 2 if synchronous else 1)
+            index.close()
+            self.assertEqual(self.rows(), [])
+            self.boot("second")
+            index = self.index()
+            self.assertTrue(index.open())
+            index.close()
+
+    def test_killed_before_a_power_cut(self) -> None:
+        """A process that was killed, and that nobody opened the index after, does not hide a power cut."""
+        self.boot("first")
+        self.kill()
+        self.boot("second")
+        self.assertFalse(self.index().open())
+
+    def test_killed_is_durable_first(self) -> None:
+        """What the killed process committed is on stable storage before its row is dropped."""
+        self.boot("first")
+        self.kill()
+        statements: list[str] = []
+        index = self.index()
+        real = index._connect
+
+        def connect(cache: int) -> sqlite3.Connection:
+            connection = real(cache)
+            connection.set_trace_callback(statements.append)
+            return connection
+
+        self.patch(index, "_connect", connect)
+        index.open()
+        at = statements.index("PRAGMA wal_checkpoint(PASSIVE)")
+        self.assertEqual(statements[at - 1], "PRAGMA synchronous = FULL")
+        (deleted,) = (number for number, each in enumerate(statements) if each.startswith("DELETE"))
+        self.assertGreater(deleted, at)
+        self.assertGreater(statements.index("PRAGMA synchronous = NORMAL", at), deleted)
+
+    def test_killed_with_a_reader(self) -> None:
+        """While a reader keeps the log from being written back the row is kept, for a later one."""
+        self.boot("first")
+        self.kill()
+        (row,) = self.rows()
+        other = sqlite3.connect(self.path, isolation_level=None)
+        self.addCleanup(other.close)
+        other.execute("BEGIN")
+        other.execute("SELECT * FROM meta").fetchall()
+        self.opened()
+        self.assertIn(row, self.rows())
+        other.execute("ROLLBACK")
+        self.opened()
+        self.assertNotIn(row, self.rows())
+
+    def test_killed_with_a_writer(self) -> None:
+        """While somebody else writes the row is kept, and the index opened nevertheless."""
+        self.boot("first")
+        self.kill()
+        (row,) = self.rows()
+        self.patch(database, "BUSY", 0.01)
+        other = sqlite3.connect(self.path, isolation_level=None)
+        self.addCleanup(other.close)
+        index = self.index()
+        real = index._settle
+
+        def settle(connection: sqlite3.Connection, killed: list[str]) -> None:
+            other.execute("BEGIN IMMEDIATE")
+            real(connection, killed)
+            other.execute("ROLLBACK")
+
+        self.patch(index, "_settle", settle)
+        self.assertTrue(index.open())
+        self.assertIn(row, self.rows())
+
+    def test_killed_elsewhere(self) -> None:
+        """Of processes in another container, or where that is not known, nobody knows whether they live."""
+        self.boot("first")
+        self.kill()
+        for there in (Path("/dev/null"), Path(self.mktemp())):
+            self.patch(database, "_PROCESSES", there)
+            self.opened().close()
+            self.assertEqual(len(self.rows()), 1)
+
     def test_unknown(self) -> None:
         """Where nothing is known of the machine's starts, nothing is suspected."""
         self.patch(database, "_BOOT_ID", Path(self.mktemp()))
