@@ -5,9 +5,12 @@ from __future__ import annotations
 import sqlite3
 from array import array
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Final, Protocol
+from functools import lru_cache
+from itertools import groupby
+from operator import itemgetter
+from typing import Any, Final, Protocol
 
 from dicomtw.errors import Cancelled
 from dicomtw.storage.index.query import Query
@@ -16,7 +19,12 @@ from dicomtw.storage.index.query import Query
 CHUNK: Final = 100
 #: Steps of SQLite's virtual machine after which an interruption is noticed: about a millisecond.
 _STEPS: Final = 20_000
-_IDS = 1000
+#: Rows taken from a statement at a time, and values whose test is remembered: many instances share them.
+_ROWS, _REMEMBERED = 1000, 64
+
+#: Beyond all that an integer string says (PS3.5 6.2).
+_LAST: Final = 1 << 80
+_LOW: Final = (1 << 64) - 1
 
 #: Values of the columns of a query; None: absent or empty.
 Row = tuple[str | None, ...]
@@ -32,7 +40,7 @@ class Readers(Protocol):
 class Cursor:
     """The results of a query.
 
-    Only the ids of what may match are kept, 8 bytes each. The rows behind them are read in portions, and
+    Only the ids of what matches are kept, 8 bytes each. The rows behind them are read in portions, and
     between `fetch` and `fetch` nothing is held in the database. What comes while somebody takes their time is
     not among the results, what goes is left out. One thread at a time may call `fetch`.
     """
@@ -43,12 +51,12 @@ class Cursor:
         self._ids: array[int] | None = None
         self._at = 0
         self._rows: deque[Row] = deque()
-        self._interrupted = False
+        self._closed = False
 
     def fetch(self, count: int) -> list[Row]:
         """The next `count` results, fewer only at the end; none: that was all.
 
-        Raises `IndexFault`, and `Cancelled` if it is interrupted, now or before.
+        Raises `IndexFault`, and `Cancelled` if it is closed, now or before.
         """
         self._check()
         if len(self._rows) < count:
@@ -57,38 +65,28 @@ class Cursor:
                     self._ids = self._select_ids(connection)
                 while len(self._rows) < count and self._at < len(self._ids):
                     chunk = self._ids[self._at : self._at + CHUNK]
-                    self._rows.extend(row for _, row in self._select_rows(connection, chunk))
+                    self._rows.extend(self._select_rows(connection, chunk))
                     self._at += len(chunk)
         return [self._rows.popleft() for _ in range(min(count, len(self._rows)))]
 
     def instances(self) -> array[int]:
         """Ids of all instances in what is found, in the order of series and Instance Number.
 
-        Raises as `fetch`, and does not take part in it.
+        They take 8 bytes each, and those of one series more for a while. Raises as `fetch`, and does not
+        take part in it.
         """
+        ids = array("q")
         with self._reading() as connection:
-            ids = self._select_ids(connection)
-            found: list[tuple[int, int, int]] = []
-            for chunk in _chunks(ids):
-                if self._query.tests:
-                    chunk = array("q", [each for each, _ in self._select_rows(connection, chunk)])
-                    if not chunk:
-                        continue
-                statement = self._query.instances(len(chunk))
-                found += (
-                    (series, _number(number), instance)
-                    for series, number, instance in self._execute(connection, statement, chunk)
-                )
-        found.sort()
-        return array("q", [instance for _, _, instance in found])
-
-    def interrupt(self) -> None:
-        """Let a `fetch` that runs in another thread, and those to come, raise `Cancelled`; soon."""
-        self._interrupted = True
+            rows = self._select_matching(connection, *self._query.instances())
+            for _, series in groupby(rows, itemgetter(0)):
+                # One integer for number and id, which takes less than two and sorts alike.
+                numbered = sorted(_number(number) << 64 | each for _, number, each, *_ in series)
+                ids.extend(each & _LOW for each in numbered)
+        return ids
 
     def close(self) -> None:
-        """Nobody takes any more: a `fetch` that still runs in another thread is interrupted."""
-        self._interrupted = True
+        """Nobody takes any more: `fetch` raises `Cancelled`, soon where it runs in another thread."""
+        self._closed = True
 
     # -- with a connection
 
@@ -96,7 +94,7 @@ class Cursor:
     def _reading(self) -> Iterator[sqlite3.Connection]:
         self._check()
         with self._readers.reading() as connection:
-            connection.set_progress_handler(lambda: self._interrupted, _STEPS)
+            connection.set_progress_handler(lambda: self._closed, _STEPS)
             try:
                 yield connection
             except sqlite3.OperationalError:
@@ -106,30 +104,29 @@ class Cursor:
                 connection.set_progress_handler(None, 0)
 
     def _check(self) -> None:
-        if self._interrupted:
+        if self._closed:
             raise Cancelled("the query is interrupted")
 
-    def _execute(
-        self, connection: sqlite3.Connection, statement: str, parameters: Sequence[int] | Sequence[str]
-    ) -> Iterable[tuple[int, str | None, int]]:
-        self._check()
-        return connection.execute(statement, parameters)
-
     def _select_ids(self, connection: sqlite3.Connection) -> array[int]:
-        cursor = connection.execute(*self._query.ids())
-        ids = array("q")
-        while rows := cursor.fetchmany(_IDS):
-            self._check()
-            ids.extend(each for (each,) in rows)
-        return ids
+        return array("q", (row[0] for row in self._select_matching(connection, *self._query.ids())))
 
-    def _select_rows(self, connection: sqlite3.Connection, chunk: array[int]) -> Iterator[tuple[int, Row]]:
-        """Ids and rows of those in `chunk` that match, in its order."""
+    def _select_matching(
+        self, connection: sqlite3.Connection, statement: str, parameters: tuple[str, ...]
+    ) -> Iterator[tuple[Any, ...]]:
+        """The rows of a statement that pass the query's tests, of which it selects the columns last."""
+        tests = [lru_cache(_REMEMBERED)(matching.matches) for matching in self._query.tests]
+        cursor = connection.execute(statement, parameters)
+        while rows := cursor.fetchmany(_ROWS):
+            self._check()
+            for position, test in enumerate(tests, -len(tests)):
+                rows = [row for row in rows if test(row[position])]
+            yield from rows
+
+    def _select_rows(self, connection: sqlite3.Connection, chunk: array[int]) -> Iterator[Row]:
+        """The rows of those in `chunk` that are still there, in its order."""
         self._check()
         query = self._query
         found = {row[0]: row[1:] for row in connection.execute(query.rows(len(chunk)), chunk)}
-        for position, matching in query.tests:
-            found = {each: row for each, row in found.items() if matching.matches(row[position])}
         if not found:
             return
         for position, statement in query.collected(len(found)):
@@ -147,12 +144,7 @@ class Cursor:
             row = found.get(each)
             if row is not None:
                 assert len(row) == len(columns)
-                yield each, tuple(None if value is None else str(value) for value in row)
-
-
-def _chunks(ids: array[int]) -> Iterator[array[int]]:
-    for at in range(0, len(ids), CHUNK):
-        yield ids[at : at + CHUNK]
+                yield tuple(None if value is None else str(value) for value in row)
 
 
 def _number(text: str | None) -> int:
@@ -160,4 +152,4 @@ def _number(text: str | None) -> int:
     try:
         return int(text or "")
     except ValueError:
-        return 1 << 40
+        return _LAST

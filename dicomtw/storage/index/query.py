@@ -73,8 +73,9 @@ class Query:
     _keys: tuple[Indexed, ...] = attrs.field(repr=False)
     _condition: Condition = attrs.field(repr=False)
     _condition_levels: frozenset[Level] = attrs.field(repr=False)
-    #: What is left to be tested, with the position of its column among those that `rows` selects.
-    tests: tuple[tuple[int, Matching], ...] = attrs.field(repr=False)
+    #: What is left to be tested of the last columns that `ids` and `instances` select, in their order.
+    tests: tuple[Matching, ...] = attrs.field(repr=False)
+    _tested: tuple[Indexed, ...] = attrs.field(repr=False)
 
     @classmethod
     def of(
@@ -119,26 +120,26 @@ class Query:
         condition = all_of(conditions) if conditions else Condition("1 = 1")
         if len(condition.parameters) > MAXIMUM_PARAMETERS:
             raise DimseError(DOES_NOT_MATCH, "too many values")
-        columns = tuple(indexed.attribute for indexed in supported)
+        inexact = [each for each in matchings if not _condition_of(*each).is_exact]
         return cls(
             level=level,
-            columns=columns,
+            columns=tuple(indexed.attribute for indexed in supported),
             unsupported=tuple(unsupported),
             keys=tuple(supported),
             condition=condition,
             condition_levels=frozenset(indexed.level for indexed, _ in matchings),
-            tests=tuple(
-                (supported.index(indexed), matching)
-                for indexed, matching in matchings
-                if not _condition_of(indexed, matching).is_exact
-            ),
+            tests=tuple(matching for _, matching in inexact),
+            tested=tuple(indexed for indexed, _ in inexact),
         )
 
     def ids(self) -> tuple[str, tuple[str, ...]]:
-        """The statement for the ids of what may match, and its parameters."""
-        table = TABLES[self.level]
-        tables = self._joined(self._condition_levels)
-        return f"SELECT {table}.id FROM {tables} WHERE {self._condition.text}", self._condition.parameters
+        """The statement for the ids of what may match, with what is to be tested; and its parameters."""
+        return self._matching(f"{TABLES[self.level]}.id", self.level), self._condition.parameters
+
+    def instances(self) -> tuple[str, tuple[str, ...]]:
+        """The same for the instances in what may match: series, number and id, in the order of series."""
+        statement = self._matching('instance.series_id, instance."InstanceNumber", instance.id', Level.IMAGE)
+        return f"{statement} ORDER BY instance.series_id", self._condition.parameters
 
     def rows(self, count: int) -> str:
         """The statement for ids and columns of entities, its parameters being `count` ids.
@@ -146,7 +147,7 @@ class Query:
         A column that has to be `collected` holds the id of the study.
         """
         table = TABLES[self.level]
-        tables = self._joined(indexed.level for indexed in self._keys)
+        tables = _joined(self.level, (indexed.level for indexed in self._keys))
         columns = "".join(f", {_selected(indexed)}" for indexed in self._keys)
         return f"SELECT {table}.id{columns} FROM {tables} WHERE {table}.id IN ({', '.join('?' * count)})"
 
@@ -163,29 +164,20 @@ class Query:
             if keyword in _COLLECTED
         )
 
-    def instances(self, count: int) -> str:
-        """The statement for series, number and id of the instances in `count` entities of the level."""
-        tables = "instance"
-        below = LEVELS[LEVELS.index(self.level) + 1 :]
-        for level in reversed(below[:-1]):
-            tables += _join(level, LEVELS[LEVELS.index(level) + 1])
-        column = f"{TABLES[below[0]]}.{PARENTS[below[0]]}" if below else "instance.id"
-        return (
-            f'SELECT instance.series_id, instance."InstanceNumber", instance.id FROM {tables} '
-            f"WHERE {column} IN ({', '.join('?' * count)})"
-        )
-
-    def _joined(self, levels: Iterable[Level]) -> str:
-        """The table of the level, and those above it up to the highest of `levels`."""
-        highest = min(map(LEVELS.index, levels), default=LEVELS.index(self.level))
-        tables = TABLES[self.level]
-        for index in range(LEVELS.index(self.level) - 1, highest - 1, -1):
-            tables += _join(LEVELS[index], LEVELS[index + 1])
-        return tables
+    def _matching(self, columns: str, level: Level) -> str:
+        tested = "".join(f", {_selected(indexed)}" for indexed in self._tested)
+        tables = _joined(level, self._condition_levels)
+        return f"SELECT {columns}{tested} FROM {tables} WHERE {self._condition.text}"
 
 
-def _join(level: Level, below: Level) -> str:
-    return f" JOIN {TABLES[level]} ON {TABLES[level]}.id = {TABLES[below]}.{PARENTS[below]}"
+def _joined(level: Level, levels: Iterable[Level]) -> str:
+    """The table of a level, and those above it up to the highest of `levels`."""
+    lowest = LEVELS.index(level)
+    tables = TABLES[level]
+    for index in range(lowest - 1, min(map(LEVELS.index, levels), default=lowest) - 1, -1):
+        above, below = LEVELS[index], LEVELS[index + 1]
+        tables += f" JOIN {TABLES[above]} ON {TABLES[above]}.id = {TABLES[below]}.{PARENTS[below]}"
+    return tables
 
 
 def _is_count(indexed: Indexed) -> bool:

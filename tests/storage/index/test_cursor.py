@@ -83,24 +83,76 @@ class CursorTests(SynchronousTestCase):
             tracemalloc.stop()
         self.assertLess(peak, 500_000)
 
-    def test_interrupted_before(self) -> None:
-        """An interrupted query is cancelled at the next portion, and at the one after it."""
+    def test_instances(self) -> None:
+        """Instances come by series, and in each by number, those without one last, those alike by id."""
+        numbers = ["10", "9", "", "x", "-1", "0", "9", "99999999999", "1\\2", "100"]
+        places = [(series, number) for number in numbers for series in ("3", "1", "2")]
+        self.index.put(
+            [
+                record(f"1.{at}", series=f"1.2.{series}", InstanceNumber=number, ImageType="A\\B")
+                for at, (series, number) in enumerate(places)
+            ]
+        )
+        with self.index.reading() as connection:
+            rows = connection.execute('SELECT series_id, "InstanceNumber", id FROM instance').fetchall()
+        order = {number: at for at, number in enumerate(["-1", "0", "9", "10", "100", "99999999999"])}
+        rows.sort(key=lambda row: (row[0], order.get(row[1], 99), row[2]))
+        for asked in (
+            query("IMAGE"),
+            query("STUDY", StudyInstanceUID="1.2.10"),
+            query("SERIES", SeriesInstanceUID="1.2.1\\1.2.3\\1.2.2"),
+            query("IMAGE", ImageType="?"),
+        ):
+            self.assertEqual(list(self.index.find(asked).instances()), [row[2] for row in rows])
+
+    def test_instances_memory(self) -> None:
+        """Instances take 8 bytes each, however many there are, and something besides."""
+        self.fill(1)
+        count, series = 40_000, 400
+        with self.index._writing():
+            assert self.index._connection is not None
+            self.index._connection.execute(
+                "WITH RECURSIVE n (i) AS (SELECT 2 UNION ALL SELECT i + 1 FROM n WHERE i < ?) "
+                "INSERT INTO series (id, study_id, directory, latest_mtime_ns, latest_uid) "
+                "SELECT i, 1, i, 1, '' FROM n",
+                (series,),
+            )
+            self.index._connection.execute(
+                "WITH RECURSIVE n (i) AS (SELECT 2 UNION ALL SELECT i + 1 FROM n WHERE i < ?) "
+                'INSERT INTO instance (id, series_id, mtime_ns, "InstanceNumber", "SOPInstanceUID", '
+                '"SOPClassUID", "TransferSyntaxUID") '
+                "SELECT i, i % ? + 1, 1, ? - i, '2.' || i, '', '' FROM n",
+                (count, series, count),
+            )
+        cursor = self.index.find(query("STUDY"))
+        tracemalloc.start()
+        try:
+            ids = cursor.instances()
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        self.assertEqual(len(ids), count)
+        self.assertLess(peak, 20 * count)
+
+    def test_closed_before(self) -> None:
+        """A query that is closed is cancelled at the next portion, and at the one after it."""
         self.fill(1)
         cursor = self.find()
-        cursor.interrupt()
+        cursor.close()
+        cursor.close()
         self.assertRaises(Cancelled, cursor.fetch, 1)
         self.assertRaises(Cancelled, cursor.fetch, 1)
         self.assertRaises(Cancelled, cursor.instances)
 
-    def test_interrupted_between(self) -> None:
-        """So is one that is interrupted between portions, also with something left of what was read."""
+    def test_closed_between(self) -> None:
+        """So is one that is closed between portions, also with something left of what was read."""
         self.fill(2 * CHUNK)
         cursor = self.find()
         cursor.fetch(1)
-        cursor.interrupt()
+        cursor.close()
         self.assertRaises(Cancelled, cursor.fetch, 1)
 
-    def test_interrupted_within(self) -> None:
+    def test_closed_within(self) -> None:
         """A statement that runs is interrupted within milliseconds."""
         self.fill(2000)
         slow = query("IMAGE", SOPInstanceUID="")
@@ -117,23 +169,14 @@ class CursorTests(SynchronousTestCase):
                 return endless, ()
 
         cursor = Cursor(self.index, Endless())  # type: ignore[arg-type]
-        timer = threading.Timer(0.05, cursor.interrupt)
+        timer = threading.Timer(0.05, cursor.close)
         timer.start()
         self.assertRaises(Cancelled, cursor.fetch, 1)
         timer.join()
         self.assertEqual(len(results(self.index, query("IMAGE", SOPInstanceUID="1.1"))), 1)
 
-    def test_closed(self) -> None:
-        """A closed cursor is an interrupted one."""
-        self.fill(CHUNK)
-        cursor = self.find()
-        cursor.fetch(1)
-        cursor.close()
-        cursor.close()
-        self.assertRaises(Cancelled, cursor.fetch, 1)
-
     def test_fault(self) -> None:
-        """A statement that fails is a fault, whoever is interrupted or not."""
+        """A statement that fails is a fault, whoever is closed or not."""
         self.fill(1)
         cursor = self.find()
         with self.index._writing():

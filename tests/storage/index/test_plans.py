@@ -102,10 +102,29 @@ class PlanTests(SynchronousTestCase):
             NumberOfStudyRelatedInstances="",
             NumberOfPatientRelatedInstances="",
         )
-        statements = [asked.rows(2), asked.instances(2), *(each for _, each in asked.collected(2))]
-        self.assertEqual(len(statements), 4)
+        statements = [asked.rows(2), *(each for _, each in asked.collected(2))]
+        self.assertEqual(len(statements), 3)
         for statement in statements:
             self.assertNotIn("SCAN", self.explain(statement, (1, 2)))
+
+    def test_instances(self) -> None:
+        """Instances are found from the entities that they are in."""
+        for level, keys, steps in (
+            (
+                "PATIENT",
+                {"PatientID": "P"},
+                ("(PatientID=?)", "(patient_id=?)", "(study_id=?)", "(series_id=?)"),
+            ),
+            ("STUDY", {"StudyInstanceUID": "1.2"}, ("(StudyInstanceUID=?)", "(study_id=?)", "(series_id=?)")),
+            ("SERIES", {"SeriesInstanceUID": "1.2\\1.3"}, ("(SeriesInstanceUID=?)", "(series_id=?)")),
+            ("IMAGE", {"SOPInstanceUID": "1.2\\1.3"}, ("(SOPInstanceUID=?)",)),
+        ):
+            plan = self.explain(*query(level, **keys).instances())
+            self.assertNotIn("SCAN", plan)
+            at = 0
+            for step in steps:
+                self.assertIn(step, plan[at:], plan)
+                at = plan.index(step, at)
 
     def test_writing(self) -> None:
         """Nothing is scanned to enter or remove an object."""
