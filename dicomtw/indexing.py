@@ -19,6 +19,8 @@ from dicomtw.storage.index.attributes import Attributes
 from dicomtw.storage.index.record import Record, record_of
 from dicomtw.storage.stored import Stored
 
+_log = Logger()
+
 #: Objects that may wait for the index while nobody waits for them, and what of them may, in bytes.
 MAXIMUM_OBJECTS: Final = 10_000
 MAXIMUM_SIZE: Final = 64 << 20
@@ -55,13 +57,29 @@ class Notes(Protocol):
 def catch_up(store: Notes, index: Index) -> int:
     """Enter what earlier runs have stored and had not entered before they ended; how many objects.
 
-    Call it before anybody asks the index. May block; raises `IndexFault`.
+    Call it before anybody asks the index. May block; raises `IndexFault`. What a bug keeps out stays noted.
     """
     count, unsettled = 0, store.unsettled()
     while batch := list(itertools.islice(unsettled, _BATCH)):
-        count += len(batch)
-        _enter(index, store.settled, batch, [_record(index, stored) for stored in batch])
+        try:
+            _enter(index, store.settled, batch, [_record(index, stored) for stored in batch])
+            count += len(batch)
+        except IndexFault:
+            raise
+        except Exception:  # one of them: the others are entered without it
+            count += sum(_caught_up(store, index, stored) for stored in batch)
     return count
+
+
+def _caught_up(store: Notes, index: Index, stored: Stored) -> bool:
+    try:
+        _enter(index, store.settled, [stored], [_record(index, stored)])
+    except IndexFault:
+        raise
+    except Exception:
+        _log.failure("bug in the index: {uid} is not entered", uid=stored.sop_instance_uid)
+        return False
+    return True
 
 
 def _record(index: Index, stored: Stored) -> Record:

@@ -607,6 +607,22 @@ class CatchUpTests(SynchronousTestCase):
         self.assertEqual(self.calls, ["put"])
 
 
+    def test_bug(self) -> None:
+        """What a bug keeps out stays noted and is told; the others of its portion are entered, and we start."""
+        self.store.noted = [stored(f"1.{number}") for number in range(3)]
+        put = self.index.put
+
+        def fail_for_one(records: Any) -> None:
+            if any(record.sop_instance_uid == "1.1" for record in records):
+                raise ZeroDivisionError
+            put(records)
+
+        self.patch(self.index, "put", fail_for_one)
+        self.assertEqual(catch_up(self.store, self.index), 2)
+        self.assertEqual(self.index.batches, [["1.0"], ["1.2"]])
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+
 class Crash(BaseException):
     """The process is killed."""
 
