@@ -669,13 +669,13 @@ class NegotiationTests(WireTestCase):
         self.assertEqual(self.store.objects["1.23"][1], data_set)
 
     def test_role_selection(self) -> None:
-        """C45 (7:D.3.3.4): a role item is answered only where one was proposed, and no more than we are."""
+        """C45 (7:D.3.3.4): a role item is answered only where one was proposed, of what we are."""
         _, ac = self.associated(rq(NAME, STORE, USER))
         self.assertEqual(ac.user_information.all(RoleSelection), ())
         role = item(0x54, pack(">H", len(CT)) + CT.encode() + b"\1\1")
         of_nothing = item(0x54, pack(">H", len(PRIVATE)) + PRIVATE.encode() + b"\1\1")
         _, ac = self.associated(rq(NAME, STORE, item(0x50, MAXIMUM_LENGTH + role + of_nothing)))
-        self.assertEqual(ac.user_information.all(RoleSelection), (RoleSelection(CT, True, False),))
+        self.assertEqual(ac.user_information.all(RoleSelection), (RoleSelection(CT, True, True),))
 
     def test_user_identity(self) -> None:
         """C47 (7:D.3.3.7): 59H is answered only if identities are supported, which they are not."""
