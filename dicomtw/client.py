@@ -38,9 +38,9 @@ from dicomtw.feed import Disk
 from dicomtw.protocol import AssociationProtocol, Limits
 from dicomtw.requestor import Proposal, RequestedAssociation
 from dicomtw.scu import SCU
-from dicomtw.scu import storage_contexts as storage_contexts  # for those who associate
 from dicomtw.security.tls import TLSError, TLSFiles, client_context, verification
 from dicomtw.services import UNCOMPRESSED, ServiceClass, ServiceRegistry
+from dicomtw.storing import storage_contexts as storage_contexts  # for those who associate
 from dicomtw.summary import tls_fault, tls_of
 
 #: A presentation context to propose: a SOP class, with the transfer syntaxes or without for the uncompressed.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 from dicomtw import ae_title, uids
 from dicomtw.association import Association, Shell
 from dicomtw.dimse import writer
-from dicomtw.errors import AssociationLost, NotConnected, ProtocolError, Rejected
+from dicomtw.errors import AssociationLost, NotAccepted, NotConnected, ProtocolError, Rejected
 from dicomtw.feed import Disk
 from dicomtw.services import ServiceRegistry
 from dicomtw.ul.items import (
@@ -27,6 +27,7 @@ from dicomtw.ul.items import (
 )
 from dicomtw.ul.machine import State
 from dicomtw.ul.negotiation import (
+    AcceptedContext,
     RefusedContext,
     accepted_contexts,
     extended_negotiation,
@@ -156,6 +157,27 @@ class RequestedAssociation(Association):
 
     def _scu_of(self, sop_class_uid: str) -> bool:
         return sop_class_uid not in self._not_scu
+
+    def contexts_for(self, sop_class_uid: str) -> Sequence[AcceptedContext]:
+        """`contexts`, of which there is one at least; raises `NotAccepted`."""
+        contexts = self.contexts(sop_class_uid)
+        if not contexts:
+            raise self.not_accepted(sop_class_uid)
+        return contexts
+
+    def not_accepted(self, sop_class_uid: str, transfer_syntax: str = "", more: str = "") -> NotAccepted:
+        """Which side it is that does not have a context for this, and why."""
+        about = uids.name_of(sop_class_uid)
+        refused = [one.why for one in self.refused if one.abstract_syntax == sop_class_uid]
+        if self.contexts(sop_class_uid):
+            why = f"it is not accepted in {uids.name_of(transfer_syntax)}"
+        elif refused:
+            why = f"the peer has refused it: {refused[0]}"
+        elif any(one.abstract_syntax == sop_class_uid for one in self.accepted.values()):
+            why = "by the roles agreed on we are not its SCU"
+        else:
+            why = "it was not proposed"
+        return NotAccepted(f"no presentation context for {about}: {why}" + (f", and {more}" if more else ""))
 
     def release(self) -> Deferred[None]:
         """PS3.8 7.2: end the association in order; fires when it is over, however that came.

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from dicomtw import uids
+from dicomtw.errors import UnreadableDataSet
 
 #: Transfer syntaxes that can be made from any that can be read, best first.
 TARGETS = (
@@ -70,7 +71,7 @@ def encode(data_set: Any, transfer_syntax: str) -> bytes:
 
 
 def decode(data_set: bytes, transfer_syntax: str) -> Any:
-    """A `pydicom.Dataset` of an encoded data set, such as an identifier; raises `ValueError`."""
+    """A `pydicom.Dataset` of an encoded data set, such as an identifier; raises `UnreadableDataSet`."""
     from pydicom.filereader import read_dataset
 
     if transfer_syntax in uids.DEFLATED:
@@ -78,11 +79,17 @@ def decode(data_set: bytes, transfer_syntax: str) -> Any:
         try:
             data_set = inflater.decompress(data_set, _MAXIMUM_INFLATED)
         except zlib.error as error:
-            raise ValueError(f"the data set cannot be inflated: {error}") from None
+            raise UnreadableDataSet(f"the data set cannot be inflated: {error}") from None
         if inflater.unconsumed_tail:
-            raise ValueError(f"the data set is longer than {_MAXIMUM_INFLATED} bytes when it is inflated")
+            raise UnreadableDataSet(
+                f"the data set is longer than {_MAXIMUM_INFLATED} bytes when it is inflated"
+            )
     implicit = transfer_syntax in uids.IMPLICIT_VR
-    return read_dataset(io.BytesIO(data_set), implicit, transfer_syntax != uids.EXPLICIT_VR_BIG_ENDIAN)
+    try:
+        return read_dataset(io.BytesIO(data_set), implicit, transfer_syntax != uids.EXPLICIT_VR_BIG_ENDIAN)
+    except Exception as error:  # pydicom raises what it likes
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise UnreadableDataSet(f"the data set cannot be read: {why}") from error
 
 
 def transcode(source: Path | BinaryIO | Any, transfer_syntaxes: Sequence[str]) -> tuple[str, bytes]:

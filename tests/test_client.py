@@ -45,6 +45,7 @@ from dicomtw.errors import (
     NotConnected,
     OperationFailed,
     Rejected,
+    UnreadableDataSet,
 )
 from dicomtw.feed import Disk
 from dicomtw.protocol import Limits
@@ -71,6 +72,8 @@ CT = "1.2.840.10008.5.1.4.1.1.2"
 MR = "1.2.840.10008.5.1.4.1.1.4"
 FIND, MOVE, GET = uids.STUDY_ROOT_FIND, uids.STUDY_ROOT_MOVE, uids.STUDY_ROOT_GET
 THIRD_PARTY = "1.3.6.1.4.1.99999.1"
+#: What is no data set.
+GARBAGE = b"\xff" * 9
 
 
 def data_set(**elements: Any) -> Dataset:
@@ -624,6 +627,49 @@ class FindTests(ClientTestCase):
         self.assert_fault(matches.next(), OperationFailed, words)
         self.assertIsNone(self.result(matches.next()))
 
+    def test_unreadable(self) -> None:
+        """A match that is no data set is told in one line; those after it can be had."""
+        self.service.responses = [match(1), Response(status.PENDING, GARBAGE), match(2)]
+        matches = self.find()
+        self.result(matches.next())
+        words = "response to C-FIND-RQ: the data set cannot be read: unpack requires a buffer of 4 bytes"
+        self.assert_fault(matches.next(), UnreadableDataSet, words)
+        self.assertEqual(self.result(matches.next()).StudyInstanceUID, "1.2.2")
+        self.assertIsNone(self.result(matches.next()))
+        self.assert_fault(self.find().all(), UnreadableDataSet, words)
+        self.assert_alive()
+        self.assert_released()
+
+    def test_status(self) -> None:
+        """The status that the peer has ended the query with is told; one ended early is not whole."""
+        for code in (0x0000, 0xFE00, 0xB000, 0x0107):
+            self.service.responses = [match(1), Response(code, comment="too many")]
+            matches = self.find()
+            self.result(matches.next())
+            self.assertIsNone(matches.status)
+            self.assertIsNone(self.result(matches.next()))
+            self.assertEqual(matches.status, code)
+            everything = self.find().all()
+            if code:
+                words = f"C-FIND failed with status {code:04X}H: too many"
+                fault = self.assert_fault(everything, OperationFailed, words)
+                self.assertEqual((fault.status, fault.comment), (code, "too many"))
+            else:
+                self.assertEqual(len(self.result(everything)), 1)
+        self.service.responses = [Response(0xA700)]
+        matches = self.find()
+        self.assert_fault(matches.next(), OperationFailed, "C-FIND failed with status A700H")
+        self.assertEqual(matches.status, 0xA700)
+
+    def test_status_of_what_we_have_ended(self) -> None:
+        """A query that we end has none."""
+        self.endless()
+        matches = self.find()
+        self.result(matches.next())
+        self.run_(matches.aclose())
+        self.assertIsNone(matches.status)
+        self.assertEqual(self.result(matches.all()), [])
+
     def endless(self, length: int = 1000) -> list[int]:
         """The service finds matches without end; the list is of those that were asked of it."""
         asked: list[int] = []
@@ -814,6 +860,18 @@ class RetrieveTests(ClientTestCase):
                 self.result(self.scu.c_move({}, "WS")), Retrieval(0xB000, 0, 0, 0, None, expected)
             )
 
+    def test_unreadable_list(self) -> None:
+        """Where that list cannot be read all else that the response says holds, and a line says so."""
+        self.service.responses = [Response(0xB000, GARBAGE, elements=counters(None, 2, 1, 0))]
+        for name, retrieve in (
+            ("C-MOVE", lambda: self.scu.c_move({}, "WS")),
+            ("C-GET", lambda: self.scu.c_get({})),
+        ):
+            with capturedLogs() as events:
+                self.assertEqual(self.result(retrieve()), Retrieval(0xB000, 2, 1, 0), name)
+            (line,) = [event["what"] for event in events if "what" in event]
+            self.assertIn(f"response to {name}-RQ: the data set cannot be read: ", line)
+
     def test_failure(self) -> None:
         """A failure raises, and says how far it came."""
         self.service.responses = [
@@ -931,7 +989,7 @@ class RetrieveTests(ClientTestCase):
         self.assertEqual(self.result(self.scu.c_get({})), Retrieval(0xB000, 0, 3, 0))
 
     def test_get_and_store(self) -> None:
-        """Whoever gets objects on an association stores some on it, too; large ones do not block each other."""
+        """Who gets objects on an association may store some on it; large ones do not block each other."""
         received = self.get(3, 1 << 20, operations_window=4)
         got = self.scu.c_get({})
         stored = self.scu.c_store(image("1.3.1", 1 << 20))
@@ -1031,6 +1089,13 @@ class NormalizedTests(ClientTestCase):
         self.assertEqual((response.status, response.comment), (0x0107, "some were ignored"))
         self.assertEqual(found, data_set(PatientID="8"))
         self.assertEqual(response.elements, {"affected_sop_instance_uid": "1.2"})
+
+    def test_unreadable(self) -> None:
+        """A data set that is none is told in one line."""
+        self.service.responses = [Response(0, GARBAGE)]
+        words = "response to N-GET-RQ: the data set cannot be read: unpack requires a buffer of 4 bytes"
+        self.assert_fault(self.scu.n_get(THIRD_PARTY, "1.2"), UnreadableDataSet, words)
+        self.assert_alive()
 
     def test_created(self) -> None:
         """A UID that the peer has made is in the response to N-CREATE."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import warnings
 import zlib
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from twisted.trial.unittest import SynchronousTestCase
 
+from dicomtw.errors import UnreadableDataSet
 from dicomtw.scu import _dataset
 from dicomtw.transcode import TARGETS, CannotTranscode, decode, encode, transcode, transfer_syntax_of
 
@@ -123,13 +126,23 @@ class RoundTripTests(SynchronousTestCase):
             self.assertEqual(zlib.decompressobj(-15).decompress(encoded), encode(data_set, EXPLICIT))
 
     def test_bomb(self) -> None:
-        """One that is inflated without end, or is none, is a ValueError."""
+        """One that is inflated without end, or is none, is an UnreadableDataSet."""
         deflater = zlib.compressobj(wbits=-15)
         bomb = b"".join(deflater.compress(bytes(1 << 20)) for _ in range(17)) + deflater.flush()
-        error = self.assertRaises(ValueError, decode, bomb, DEFLATED)
+        error = self.assertRaises(UnreadableDataSet, decode, bomb, DEFLATED)
         self.assertIn("longer than 16777216 bytes", str(error))
-        error = self.assertRaises(ValueError, decode, b"\xff" * 10, DEFLATED)
+        error = self.assertRaises(UnreadableDataSet, decode, b"\xff" * 10, DEFLATED)
         self.assertIn("cannot be inflated", str(error))
+
+    def test_none(self) -> None:
+        """What is no data set, or too deep a one, is an UnreadableDataSet of one line."""
+        sequence = struct.pack("<HHLHHL", 8, 0x1140, 0xFFFFFFFF, 0xFFFE, 0xE000, 0xFFFFFFFF)
+        for data in (b"\xff" * 9, b"\x08\0\x05\0XX\xff\xff", sequence * 3000):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # pydicom's, about its VRs
+                error = self.assertRaises(UnreadableDataSet, decode, data, EXPLICIT)
+            self.assertTrue(str(error).startswith("the data set cannot be read: "), error)
+            self.assertEqual(len(str(error).splitlines()), 1)
 
 
 #: Values that pydicom keeps as they are encoded: VR, in little endian and in big endian, by tag.

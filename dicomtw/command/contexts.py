@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import attrs
 
 from dicomtw import uids
 from dicomtw.client import Context
 from dicomtw.command.files import Found
+from dicomtw.storing import FALLBACK, contexts_of
 from dicomtw.ul.pdu import MAXIMUM_CONTEXTS
-
-#: What every peer should take, and what is compressed can be made into, best first.
-FALLBACK = (uids.EXPLICIT_VR_LITTLE_ENDIAN, uids.IMPLICIT_VR_LITTLE_ENDIAN)
 
 
 @attrs.frozen
@@ -43,15 +41,6 @@ def batches(files: Iterable[Found], *, as_is: bool = False, limit: int = MAXIMUM
         contexts += needed
         chosen += members
     return [*made, Batch(tuple(contexts), tuple(chosen))] if chosen else made
-
-
-def contexts_of(sop_class_uid: str, transfer_syntaxes: Collection[str], *, as_is: bool) -> list[Context]:
-    """A context for each transfer syntax alone, which an acceptor then takes as it is or not at all; and one
-    for what is left to fall back on.
-    """
-    own: list[Context] = [(sop_class_uid, (uid,)) for uid in transfer_syntaxes]
-    rest = tuple(uid for uid in FALLBACK if uid not in transfer_syntaxes)
-    return own if as_is or not rest else [*own, (sop_class_uid, rest)]
 
 
 #: Transfer syntaxes for objects to come as they are, besides those of `FALLBACK`, the frequent ones first.

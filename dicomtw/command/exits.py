@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from dicomtw.errors import AssociationLost, IndexFault, NotAccepted, OperationFailed
+from dicomtw.errors import AssociationLost, IndexFault, NotAccepted, OperationFailed, UnreadableDataSet
 
 
 class Exit(IntEnum):
@@ -43,6 +43,7 @@ _STATUSES: dict[type[Exception], Exit] = {
     AssociationLost: Exit.NO_ASSOCIATION,
     OperationFailed: Exit.FAILED,
     NotAccepted: Exit.FAILED,
+    UnreadableDataSet: Exit.FAILED,
     OSError: Exit.USAGE,
     IndexFault: Exit.USAGE,
 }

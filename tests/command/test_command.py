@@ -14,7 +14,15 @@ from dicomtw import command
 from dicomtw.command import main, terminal
 from dicomtw.command.arguments import parser
 from dicomtw.command.exits import MEANINGS, Exit, Fault, status_of, why
-from dicomtw.errors import AssociationLost, IndexFault, NotAccepted, NotConnected, OperationFailed, Rejected
+from dicomtw.errors import (
+    AssociationLost,
+    IndexFault,
+    NotAccepted,
+    NotConnected,
+    OperationFailed,
+    Rejected,
+    UnreadableDataSet,
+)
 from tests.command.memory import heard
 
 CHECKOUT = Path(dicomtw.__file__).parents[1]
@@ -90,6 +98,7 @@ class ExitTests(SynchronousTestCase):
             (AssociationLost("aborted"), Exit.NO_ASSOCIATION),
             (OperationFailed("C-FIND", 0xA700), Exit.FAILED),
             (NotAccepted("no context"), Exit.FAILED),
+            (UnreadableDataSet("no data set"), Exit.FAILED),
             (KeyError("bug"), Exit.BUG),
         ]
         for error, status in cases:

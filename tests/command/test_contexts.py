@@ -10,12 +10,11 @@ from dicomtw import uids
 from dicomtw.command.contexts import (
     COMMON_SOP_CLASSES,
     COMPRESSED,
-    FALLBACK,
     batches,
-    contexts_of,
     contexts_to_receive,
 )
 from dicomtw.command.files import Found
+from dicomtw.storing import FALLBACK, contexts_of
 from tests.command.memory import CT, JPEG, MR
 
 EXPLICIT, IMPLICIT = uids.EXPLICIT_VR_LITTLE_ENDIAN, uids.IMPLICIT_VR_LITTLE_ENDIAN
