@@ -606,9 +606,8 @@ class CatchUpTests(SynchronousTestCase):
         self.assertRaises(IndexFault, catch_up, self.store, self.index)
         self.assertEqual(self.calls, ["put"])
 
-
     def test_bug(self) -> None:
-        """What a bug keeps out stays noted and is told; the others of its portion are entered, and we start."""
+        """What a bug keeps out stays noted and is told; the others of its portion are entered."""
         self.store.noted = [stored(f"1.{number}") for number in range(3)]
         put = self.index.put
 

@@ -284,7 +284,6 @@ class PassedOverTests(SynchronousTestCase):
             for lie in (0, 1, 0xFFFFFFFF):
                 self.assertEqual(decode_values(element(0, lie.to_bytes(4, "little")) + golden[12:]), values)
 
-
     def test_behind_the_end(self) -> None:
         """What stands in a response behind the end that the group length gives is passed over."""
         body = element(0x0100, b"\x10\x80") + element(0x0120, b"\1\0") + element(0x0900, b"\x02\xa7")
