@@ -51,6 +51,8 @@ class Cursor:
         self._ids: array[int] | None = None
         self._at = 0
         self._rows: deque[Row] = deque()
+        #: What was collected for the chunk before, by column and id: instances of one study share it.
+        self._collected: dict[int, dict[int, str | None]] = {}
         self._closed = False
 
     def fetch(self, count: int) -> list[Row]:
@@ -129,22 +131,33 @@ class Cursor:
         found = {row[0]: row[1:] for row in connection.execute(query.rows(len(chunk)), chunk)}
         if not found:
             return
-        for position, statement in query.collected(len(found)):
-            # The column has the id of the study, here exchanged for what its series or instances have.
-            studies = [row[position] for row in found.values()]
-            values: dict[int, set[str]] = {}
-            for study, value in connection.execute(statement, studies):
-                if value:
-                    values.setdefault(study, set()).add(value)
-            texts = {study: "\\".join(sorted(each)) for study, each in values.items()}
+        for position, statement in query.collected():
+            # The column has an id, here exchanged for what there is of the patient, study or series.
+            texts = self._collect(connection, statement, position, {row[position] for row in found.values()})
             for each, row in found.items():
-                found[each] = (*row[:position], texts.get(row[position]), *row[position + 1 :])
+                found[each] = (*row[:position], texts[row[position]], *row[position + 1 :])
         columns = query.columns
         for each in chunk:
             row = found.get(each)
             if row is not None:
                 assert len(row) == len(columns)
                 yield tuple(None if value is None else str(value) for value in row)
+
+    def _collect(
+        self, connection: sqlite3.Connection, statement: str, position: int, ids: set[int]
+    ) -> dict[int, str | None]:
+        """What a statement says of each id, several values with a backslash between them."""
+        known = self._collected.get(position, {})
+        texts = self._collected[position] = {each: known[each] for each in ids & known.keys()}
+        unknown = list(ids - known.keys())
+        if unknown:
+            marks = ", ".join("?" * len(unknown))
+            values: dict[int, set[str]] = {each: set() for each in unknown}
+            for each, value in connection.execute(statement.format(marks), unknown):
+                if value:
+                    values[each].add(str(value))
+            texts.update((each, "\\".join(sorted(some)) or None) for each, some in values.items())
+        return texts
 
 
 def _number(text: str | None) -> int:

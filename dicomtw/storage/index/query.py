@@ -27,29 +27,34 @@ MAXIMUM_PARAMETERS: Final = 30_000
 #: Retrieve AE Title and Instance Availability itself, and Timezone Offset From UTC says how times are meant.
 _OF_THE_SERVICE = frozenset({0x00080005, 0x00080052, 0x00080054, 0x00080056, 0x00080201})
 
-#: Computed attributes that are a scalar.
-_SCALARS: Final = {
-    "AvailableTransferSyntaxUID": 'instance."TransferSyntaxUID"',
-    "NumberOfPatientRelatedStudies": "(SELECT count(*) FROM study AS s WHERE s.patient_id = patient.id)",
-    "NumberOfPatientRelatedSeries": (
-        "(SELECT count(*) FROM study AS s JOIN series AS e ON e.study_id = s.id "
-        "WHERE s.patient_id = patient.id)"
-    ),
-    "NumberOfPatientRelatedInstances": (
-        "(SELECT count(*) FROM study AS s JOIN series AS e ON e.study_id = s.id "
-        "JOIN instance AS i ON i.series_id = e.id WHERE s.patient_id = patient.id)"
-    ),
-    "NumberOfStudyRelatedSeries": "(SELECT count(*) FROM series AS e WHERE e.study_id = study.id)",
-    "NumberOfStudyRelatedInstances": (
-        "(SELECT count(*) FROM series AS e JOIN instance AS i ON i.series_id = e.id "
-        "WHERE e.study_id = study.id)"
-    ),
-    "NumberOfSeriesRelatedInstances": ("(SELECT count(*) FROM instance AS i WHERE i.series_id = series.id)"),
-}
-#: Computed attributes with all values that the study has: where those are, and their column there.
+#: Computed attributes that are another's column.
+_SAME: Final = {"AvailableTransferSyntaxUID": 'instance."TransferSyntaxUID"'}
+#: Computed attributes that can be matched with all values that the study has: where those are, and their
+#: column there.
 _COLLECTED: Final = {
     "ModalitiesInStudy": ("series AS e", 'e."Modality"'),
     "SOPClassesInStudy": ("series AS e JOIN instance AS i ON i.series_id = e.id", 'i."SOPClassUID"'),
+}
+#: Numbers of what there is: of whom, what leads there, and where it is.
+_COUNTED: Final = {
+    "NumberOfPatientRelatedStudies": (Level.PATIENT, "s.patient_id", "study AS s"),
+    "NumberOfPatientRelatedSeries": (
+        Level.PATIENT,
+        "s.patient_id",
+        "study AS s JOIN series AS e ON e.study_id = s.id",
+    ),
+    "NumberOfPatientRelatedInstances": (
+        Level.PATIENT,
+        "s.patient_id",
+        "study AS s JOIN series AS e ON e.study_id = s.id JOIN instance AS i ON i.series_id = e.id",
+    ),
+    "NumberOfStudyRelatedSeries": (Level.STUDY, "e.study_id", "series AS e"),
+    "NumberOfStudyRelatedInstances": (
+        Level.STUDY,
+        "e.study_id",
+        "series AS e JOIN instance AS i ON i.series_id = e.id",
+    ),
+    "NumberOfSeriesRelatedInstances": (Level.SERIES, "i.series_id", "instance AS i"),
 }
 
 
@@ -112,7 +117,7 @@ class Query:
                 continue
             supported.append(indexed)
             matching = matching_of(_compared(indexed), key)
-            if matching is not None and not _is_count(indexed):
+            if matching is not None and indexed.attribute.keyword not in _COUNTED:  # returned only
                 matchings.append((indexed, matching))
         if not relational:
             _check_hierarchy(level, model, keys, dict(matchings))
@@ -144,24 +149,22 @@ class Query:
     def rows(self, count: int) -> str:
         """The statement for ids and columns of entities, its parameters being `count` ids.
 
-        A column that has to be `collected` holds the id of the study.
+        A column that has to be `collected` holds the id of the patient, study or series.
         """
         table = TABLES[self.level]
         tables = _joined(self.level, (indexed.level for indexed in self._keys))
         columns = "".join(f", {_selected(indexed)}" for indexed in self._keys)
         return f"SELECT {table}.id{columns} FROM {tables} WHERE {table}.id IN ({', '.join('?' * count)})"
 
-    def collected(self, count: int) -> tuple[tuple[int, str], ...]:
-        """Positions of columns with all values of a study, and statements for them: study id and value."""
+    def collected(self) -> tuple[tuple[int, str], ...]:
+        """Positions of columns with what follows from others, and statements for that: id and value.
+
+        The statements lack the list of ids, in braces.
+        """
         return tuple(
-            (
-                position,
-                "SELECT DISTINCT e.study_id, {1} FROM {0} WHERE e.study_id IN ({2})".format(
-                    *_COLLECTED[keyword], ", ".join("?" * count)
-                ),
-            )
-            for position, keyword in enumerate(indexed.attribute.keyword for indexed in self._keys)
-            if keyword in _COLLECTED
+            (position, statement)
+            for position, indexed in enumerate(self._keys)
+            if (statement := _collected(indexed.attribute.keyword))
         )
 
     def _matching(self, columns: str, level: Level) -> str:
@@ -178,11 +181,6 @@ def _joined(level: Level, levels: Iterable[Level]) -> str:
         above, below = LEVELS[index], LEVELS[index + 1]
         tables += f" JOIN {TABLES[above]} ON {TABLES[above]}.id = {TABLES[below]}.{PARENTS[below]}"
     return tables
-
-
-def _is_count(indexed: Indexed) -> bool:
-    """Numbers of what there is are returned and not matched."""
-    return indexed.is_computed and indexed.attribute.keyword.startswith("NumberOf")
 
 
 def _compared(indexed: Indexed) -> Attribute:
@@ -228,7 +226,7 @@ def _condition_of(indexed: Indexed, matching: Matching) -> Condition:
         text = f"EXISTS (SELECT 1 FROM {tables} WHERE e.study_id = study.id AND ({inner.text}))"
         return attrs.evolve(inner, text=text)
     if indexed.is_computed:
-        return matching.condition(lambda suffix: _SCALARS[keyword])
+        return matching.condition(lambda suffix: _SAME[keyword])
     return matching.condition(lambda suffix: f"{TABLES[indexed.level]}.{quoted(indexed.attribute, suffix)}")
 
 
@@ -264,6 +262,16 @@ def _selected(indexed: Indexed) -> str:
     keyword = indexed.attribute.keyword
     if keyword in _COLLECTED:
         return "study.id"
-    if indexed.is_computed:
-        return _SCALARS[keyword]
-    return f"{TABLES[indexed.level]}.{quoted(indexed.attribute)}"
+    if keyword in _COUNTED:
+        return f"{TABLES[_COUNTED[keyword][0]]}.id"
+    return _SAME.get(keyword, f"{TABLES[indexed.level]}.{quoted(indexed.attribute)}")
+
+
+def _collected(keyword: str) -> str:
+    if keyword in _COLLECTED:
+        tables, column = _COLLECTED[keyword]
+        return f"SELECT DISTINCT e.study_id, {column} FROM {tables} WHERE e.study_id IN ({{}})"
+    if keyword in _COUNTED:
+        _, column, tables = _COUNTED[keyword]
+        return f"SELECT {column}, count(*) FROM {tables} WHERE {column} IN ({{}}) GROUP BY {column}"
+    return ""

@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from dicomtw.errors import Cancelled, IndexFault
 from dicomtw.storage.index.cursor import CHUNK, Cursor
 from dicomtw.storage.index.database import Index
-from tests.storage.index import ATTRIBUTES, MemoryFiles, query, record, results
+from tests.storage.index import ATTRIBUTES, CT, MemoryFiles, query, record, results
 
 MANY = 5000
 
@@ -59,6 +59,21 @@ class CursorTests(SynchronousTestCase):
         )
         cursor = self.find(ImageType="B")
         self.assertEqual([len(cursor.fetch(4)) for _ in range(4)], [4, 4, 2, 0])
+
+    def test_collected_once(self) -> None:
+        """What follows from all that is in a study is collected once for the instances that share it."""
+        self.fill(3 * CHUNK)
+        statements: list[str] = []
+        with self.index.reading() as connection:
+            connection.set_trace_callback(statements.append)
+        keys = dict.fromkeys(
+            ("NumberOfPatientRelatedInstances", "ModalitiesInStudy", "SOPClassesInStudy"), ""
+        )
+        rows = results(self.index, query("IMAGE", **keys))
+        collecting = [each for each in statements if "count(*)" in each or "DISTINCT" in each]
+        self.assertEqual(len(collecting), 3)
+        self.assertEqual({row["NumberOfPatientRelatedInstances"] for row in rows}, {str(3 * CHUNK)})
+        self.assertEqual({row["SOPClassesInStudy"] for row in rows}, {CT})
 
     def test_changes(self) -> None:
         """What is removed before it is read is left out, what comes is not seen, and nobody waits."""
