@@ -11,13 +11,9 @@ import dicomtw
 from dicomtw import ae_title
 from dicomtw.command.exits import MEANINGS, Fault
 
-#: Information models of query and retrieve (PS3.4 C.6), and their levels from the top.
-MODELS = {
-    "patient": ("PATIENT", "STUDY", "SERIES", "IMAGE"),
-    "study": ("STUDY", "SERIES", "IMAGE"),
-    "patient-study": ("PATIENT", "STUDY"),
-}
-LEVELS = MODELS["patient"]
+#: Words for the information models of query and retrieve, and their levels from the top (PS3.4 C.6).
+MODELS = ("patient", "study", "patient-study")
+LEVELS = ("PATIENT", "STUDY", "SERIES", "IMAGE")
 #: What takes the options of ``twistd dicom``, which it reads itself.
 PASSED_ON = ("serve", "check")
 FORMATS = ("table", "json", "dicom-json", "csv")

@@ -7,7 +7,7 @@ from argparse import Namespace
 from contextlib import aclosing
 
 from dicomtw.command import terminal
-from dicomtw.command.exits import Exit
+from dicomtw.command.exits import Exit, Fault
 from dicomtw.command.identifier import SOP_CLASSES, Question, data_set_of, question_of
 from dicomtw.command.output import Form, Written, form_of
 from dicomtw.command.peer import Peer, peer_of
@@ -25,8 +25,13 @@ def run(arguments: Namespace) -> int:
     return Exit.WELL
 
 
+def ended_early(status: int) -> str:
+    """A query that the peer has ended with another status than success or failure, in words."""
+    return f"the peer may not have told all: it ended the query with status {status:04X}H"
+
+
 async def find(peer: Peer, question: Question, form: Form, written: Written) -> int:
-    """Write the matches as they come; how many there are."""
+    """Write the matches as they come; how many there are. Raises `Fault` where the peer does not tell all."""
     identifier = data_set_of(question.level, question.keys)
     sop_class_uid = SOP_CLASSES[question.model][0]
     found = 0
@@ -41,4 +46,6 @@ async def find(peer: Peer, question: Question, form: Form, written: Written) -> 
         await written.flush()
     if matches.unsupported_keys:
         terminal.say("the peer does not support all of these keys", least=1)
+    if matches.status:
+        raise Fault(f"{ended_early(matches.status)} after {found} matches", Exit.FAILED)
     return found

@@ -7,19 +7,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from dicomtw import uids
 from dicomtw.command import terminal
 from dicomtw.command.contexts import COMMON_SOP_CLASSES, contexts_to_receive
 from dicomtw.command.exits import Fault
+from dicomtw.command.find import ended_early
 from dicomtw.command.identifier import SOP_CLASSES, UNIQUE, Key, Question, data_set_of, key_of, question_of
 from dicomtw.command.move import show, tell
 from dicomtw.command.peer import Peer, peer_of
 from dicomtw.command.running import run as run_under_reactor
-from dicomtw.errors import NotAccepted, OperationFailed
+from dicomtw.errors import NotAccepted, OperationFailed, UnreadableDataSet
 from dicomtw.scu import SCU, Retrieval
 from dicomtw.services.storage import Storage
 from dicomtw.storage.directory import DirectoryStore, Durability
 from dicomtw.storage.index.database import INDEX
 from dicomtw.ul.pdu import MAXIMUM_CONTEXTS
+
+#: SOP classes that can be had on one association, beside the one of retrieval.
+_ROOM = MAXIMUM_CONTEXTS - 1
 
 
 def run(arguments: Namespace) -> int:
@@ -47,7 +52,9 @@ async def get(peer: Peer, question: Question, store: DirectoryStore, bar: termin
     sop_class_uid = SOP_CLASSES[question.model][2]
     sop_classes = await sop_classes_of(peer, question)
     terminal.say(f"SOP classes to be had: {len(sop_classes) or 'not known'}", least=1)
-    contexts = contexts_to_receive(sop_classes or COMMON_SOP_CLASSES, MAXIMUM_CONTEXTS - 1)
+    for name in map(uids.name_of, sop_classes[_ROOM:]):
+        terminal.say(f"there is no room on the association for {name}: objects of it do not come")
+    contexts = contexts_to_receive(sop_classes or COMMON_SOP_CLASSES, _ROOM)
     service = Storage(store, accept_unknown=True)
     async with peer.associate([sop_class_uid, *contexts], services=[service]) as scu:
         return await scu.c_get(
@@ -63,7 +70,7 @@ async def sop_classes_of(peer: Peer, question: Question) -> list[str]:
     try:
         async with peer.associate([sop_class_uid]) as scu:
             found = await _ask(scu, sop_class_uid, _FIRST[question.level], question.keys)
-    except (NotAccepted, OperationFailed) as fault:
+    except (NotAccepted, OperationFailed, UnreadableDataSet) as fault:
         terminal.say(f"SOP classes cannot be asked for: {fault}", least=1)
         return []
     return [*dict.fromkeys(found)]
@@ -83,10 +90,13 @@ async def _ask(scu: SCU, sop_class_uid: str, level: str, keys: Sequence[Key]) ->
     found: list[str] = []
     silent: list[str] = []
     identifier = data_set_of(level, [*(wanted | given).values()])
-    async for match in scu.c_find(identifier, sop_class_uid=sop_class_uid):
+    matches = scu.c_find(identifier, sop_class_uid=sop_class_uid)
+    async for match in matches:
         told = _values(match, _TOLD.get(level))
         found += told
         silent += [] if told else _values(match, unique)
+    if matches.status:
+        terminal.say(f"SOP classes: {ended_early(matches.status)}")
     for uid in silent if level in _BELOW else ():
         narrowed = given | {unique: key_of(f"{unique}={uid}")}
         found += await _ask(scu, sop_class_uid, _BELOW[level], [*narrowed.values()])

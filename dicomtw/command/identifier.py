@@ -10,10 +10,11 @@ from typing import Any
 import attrs
 
 from dicomtw import uids
-from dicomtw.command.arguments import MODELS
 from dicomtw.command.exits import Fault
 from dicomtw.encoding import character_sets, dictionary
 from dicomtw.encoding.dictionary import Attribute
+from dicomtw.storage.index.attributes import UNIQUE_KEYS, Level
+from dicomtw.storage.index.query import Model
 
 #: The SOP classes of each information model: to find, to move and to get.
 SOP_CLASSES = {
@@ -26,12 +27,12 @@ SOP_CLASSES = {
     ),
 }
 
-#: The unique key of each level (PS3.4 C.6.1.1).
-UNIQUE = {
-    "PATIENT": "PatientID",
-    "STUDY": "StudyInstanceUID",
-    "SERIES": "SeriesInstanceUID",
-    "IMAGE": "SOPInstanceUID",
+#: The unique key of each level (PS3.4 C.6.1.1), and the information models, by their words.
+UNIQUE = {level.value: keyword for level, keyword in UNIQUE_KEYS.items()}
+_MODELS = {
+    "patient": Model.PATIENT_ROOT,
+    "study": Model.STUDY_ROOT,
+    "patient-study": Model.PATIENT_STUDY_ONLY,
 }
 
 #: What is asked for where nothing is.
@@ -99,7 +100,7 @@ class Question:
 def question_of(arguments: Namespace) -> Question:
     """The question of a command line; raises `Fault`."""
     model = arguments.model or ("patient" if arguments.level == "PATIENT" else "study")
-    if arguments.level not in MODELS[model]:
+    if Level(arguments.level) not in _MODELS[model].value:
         raise Fault(f"--model {model} has no level {arguments.level}")
     return Question(model, arguments.level, tuple(map(key_of, arguments.keys)))
 

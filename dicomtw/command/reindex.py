@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from argparse import Namespace
 from contextlib import closing
@@ -12,7 +13,7 @@ from dicomtw.command.exits import Exit, Fault
 from dicomtw.encoding import dictionary
 from dicomtw.storage.index.attributes import Attributes, Level
 from dicomtw.storage.index.database import FILE_NAME, INDEX, Index
-from dicomtw.storage.index.rebuild import Rebuilt, rebuild
+from dicomtw.storage.index.rebuild import Rebuilt, is_study, rebuild
 from dicomtw.storage.index.schema import TABLES
 
 
@@ -21,6 +22,8 @@ def run(arguments: Namespace) -> int:
     root: Path = arguments.store
     if not root.is_dir():
         raise Fault(f"{root}: no such directory")
+    if not is_store(root):
+        raise Fault(f"{root} is no store: there is no {INDEX} in it, and no STUDY/SERIES/INSTANCE.dcm")
     path = root / INDEX / FILE_NAME
     index = Index(path, Attributes(extra_attributes(path)), synchronous=True)
     index.open()
@@ -32,6 +35,14 @@ def run(arguments: Namespace) -> int:
         index.close()
     terminal.result(line(root, rebuilt, counts))
     return Exit.FAILED if rebuilt.unreadable else Exit.WELL
+
+
+def is_store(root: Path) -> bool:
+    """Whether a server or ``dicomtw get`` has kept objects in a directory."""
+    if (root / INDEX).exists():
+        return True
+    studies = (root / name for name in os.listdir(root) if is_study(name))
+    return any(True for study in studies for _ in study.glob("*/*.dcm"))
 
 
 def passed_over(path: Path, why: str) -> None:

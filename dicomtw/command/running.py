@@ -48,13 +48,17 @@ def run(work: Callable[[], Work]) -> Any:
     working: list[Deferred[Any]] = []
 
     def begin() -> None:
+        if signals:
+            reactor.stop()
+            return
         working.append(Deferred.fromCoroutine(work()))
         working[0].addBoth(outcome.append)
         working[0].addBoth(lambda _: Deferred.fromCoroutine(_stop(reactor)))
 
     def interrupt() -> None:
-        reactor.callLater(_GRACE, _leave, signals[0])
-        working[0].cancel()
+        for work_under_way in working:  # none where the signal came first
+            reactor.callLater(_GRACE, _leave, signals[0])
+            work_under_way.cancel()
 
     def signalled(number: int, _: object) -> None:
         signals.append(number)

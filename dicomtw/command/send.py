@@ -124,9 +124,11 @@ class Sending:
 
     async def _all(self, batch: Batch, jobs: int, *, alone: bool = False) -> None:
         """Send what is waiting; `alone`: one after the other, so that it shows what ends an association."""
-        faults = await together(self._job(batch, alone) for _ in range(min(jobs, len(self._waiting))))
-        if self._waiting:
-            raise next(fault for fault in faults if fault is not None)
+        while self._waiting:  # also with what came back when others were done
+            faults = await together(self._job(batch, alone) for _ in range(min(jobs, len(self._waiting))))
+            for fault in faults:
+                if fault is not None and self._waiting:
+                    raise fault
 
     async def _job(self, batch: Batch, alone: bool) -> AssociationLost | None:
         """Associate until all files are sent; why that is no use any more, else None."""

@@ -20,6 +20,7 @@ from dicomtw.command.identifier import (
     question_of,
 )
 from dicomtw.encoding import dictionary
+from dicomtw.storage.index.attributes import Level
 from dicomtw.transcode import decode, encode
 
 
@@ -96,10 +97,13 @@ class QuestionTests(SynchronousTestCase):
         """A model that has not got the level is a fault."""
         for words in ("-L PATIENT --model study", "-L IMAGE --model patient-study"):
             self.assertIn("has no level", str(self.assertRaises(Fault, question, words)))
+        for words in ("-L IMAGE --model study", "-L STUDY --model patient-study", "-L IMAGE --model patient"):
+            question(words)
+        self.assertEqual(LEVELS, tuple(level.value for level in Level))
 
     def test_sop_classes(self) -> None:
         """Each model has its SOP classes to find, move and get."""
-        self.assertEqual(SOP_CLASSES.keys(), MODELS.keys())
+        self.assertEqual([*SOP_CLASSES], [*MODELS])
         for model, (find, move, get) in SOP_CLASSES.items():
             for uid, operation in ((find, "FIND"), (move, "MOVE"), (get, "GET")):
                 name = uids.name_of(uid).lower().replace("/", "-")

@@ -15,7 +15,7 @@ from dicomtw.command import get as get_command
 from dicomtw.command.arguments import parser
 from dicomtw.command.contexts import COMMON_SOP_CLASSES
 from dicomtw.command.echo import echo
-from dicomtw.command.exits import Fault
+from dicomtw.command.exits import Exit, Fault
 from dicomtw.command.find import find
 from dicomtw.command.get import get, sop_classes_of
 from dicomtw.command.identifier import Question, question_of
@@ -49,6 +49,8 @@ class Archive(ServiceClass):
         self.asked: list[Dataset] = []
         self.destinations: list[str] = []
         self.result = 0x0000
+        #: How a query ends.
+        self.found = 0x0000
         self.cancelled = False
 
     async def c_find(self, operation: Operation) -> AsyncGenerator[Response, None]:
@@ -59,6 +61,7 @@ class Archive(ServiceClass):
             for keyword, value in values.items():
                 setattr(match, keyword, value)
             yield Response(0xFF00, encode(match, syntax))
+        yield Response(self.found)
 
     async def _retrieve(self, operation: Operation) -> AsyncGenerator[Response, None]:
         self.asked.append(decode(operation.data_set, operation.context.transfer_syntax))
@@ -172,6 +175,16 @@ class FindTests(QueryTestCase):
         self.assertRaises(OperationFailed, self.find, "")
         self.peer = MemoryPeer(MemoryServer.of(Verification()))
         self.assertRaises(NotAccepted, self.find, "")
+
+    def test_ended_early(self) -> None:
+        """A query that the peer ends early is a fault, after what was found."""
+        for status in (0xFE00, 0xB000):
+            self.use(lambda _: [{"PatientID": "1"}])
+            self.archive.found = status
+            fault = self.assertRaises(Fault, self.find, "-k PatientID")
+            words = f"the peer may not have told all: it ended the query with status {status:04X}H"
+            self.assertEqual((str(fault), fault.status), (f"{words} after 1 matches", Exit.FAILED))
+            self.assertEqual(self.lines.text, "PatientID\n1\n")
 
     def test_nobody_reads(self) -> None:
         """When nobody reads any more the query is ended, and that is told as it is."""
@@ -297,6 +310,25 @@ class GetTests(QueryTestCase):
         _, proposed = self.peer.proposed
         self.assertLessEqual(len(proposed), 128)
         self.assertEqual({sop_class_uid for sop_class_uid, _ in proposed[1:]}, set(COMMON_SOP_CLASSES))
+
+    def test_too_many(self) -> None:
+        """What one association has no room for is told, by name."""
+        classes = [f"1.2.{number}" for number in range(126)] + [CT, MR, "1.2.999"]
+        self.use(lambda _: [{"SOPClassesInStudy": classes}])
+        with heard() as (_, err):
+            self.assertEqual(self.get().completed, 2)
+        self.assertEqual(len(self.peer.proposed[1]), 128)
+        words = "dicomtw: there is no room on the association for {}: objects of it do not come\n"
+        self.assertEqual(err.getvalue(), words.format("MR Image Storage") + words.format("1.2.999"))
+
+    def test_told_in_part(self) -> None:
+        """Where the peer may not have told all SOP classes that is said, and those it told are proposed."""
+        self.use(lambda _: [{"SOPClassesInStudy": [CT]}])
+        self.archive.found = 0xFE00
+        with heard() as (_, err):
+            self.assertEqual(self.get().completed, 2)
+        words = "SOP classes: the peer may not have told all: it ended the query with status FE00H"
+        self.assertEqual(err.getvalue(), f"dicomtw: {words}\n")
 
     def test_store_of_a_server(self) -> None:
         """Nothing is put into a server's store past the server, which would not know of it."""

@@ -83,10 +83,28 @@ class ReindexTests(SynchronousTestCase):
         _, out, _ = self.reindex()
         self.assertIn("objects: 1, 1 new", out)
 
-    def test_no_store(self) -> None:
+    def test_no_directory(self) -> None:
         """What is no directory is a fault."""
         self.root = self.root / "nowhere"
         self.assertEqual(str(self.assertRaises(Fault, self.reindex)), f"{self.root}: no such directory")
+
+    def test_no_store(self) -> None:
+        """A directory that no store has been in is refused, and left as it is."""
+        for name in ("1.dcm", "1.2/1.2.3.dcm", "studies/1.2.3/1.2.3.1.dcm"):
+            path = self.root / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+            fault = str(self.assertRaises(Fault, self.reindex))
+            words = "is no store: there is no .index in it, and no STUDY/SERIES/INSTANCE.dcm"
+            self.assertEqual(fault, f"{self.root} {words}")
+            self.assertFalse((self.root / INDEX).exists())
+        self.put(1)
+        self.assertEqual(self.reindex()[0], 0)
+
+    def test_empty_store(self) -> None:
+        """A server's store with nothing in it is one."""
+        self.path.parent.mkdir()
+        self.assertIn("objects: 0", self.reindex()[1])
 
     def test_no_room(self) -> None:
         """An index that cannot be made is a fault in one line."""

@@ -104,6 +104,18 @@ class RunTests(SynchronousTestCase):
             out, _ = process.communicate(timeout=30)
             self.assertEqual((out, process.returncode), ("cancelled\n", status))
 
+    def test_interrupted_before_it_begins(self) -> None:
+        """A signal that comes before the work does leaves it undone."""
+        script = (
+            "import os, signal\n"
+            "from twisted.internet import reactor\n"
+            "async def work():\n"
+            "    say('begun')\n"
+            "reactor.callWhenRunning(os.kill, os.getpid(), signal.SIGTERM)\n"
+            "run(work)\n"
+        )
+        self.assertEqual(self.run_script(script, 143), "")
+
     def test_interrupted_twice(self) -> None:
         """A second Ctrl-C ends a command that does not end."""
         script = (

@@ -182,6 +182,21 @@ class SendingTests(SynchronousTestCase):
         self.assertEqual(self.outcome.sent, 0)
         self.assertIn(", 20 not sent", self.outcome.line(self.peer))  # type: ignore[arg-type]
 
+    def test_left_over(self) -> None:
+        """What comes back when all others have found nothing more to send is sent all the same."""
+        found = self.files(2)
+        sending = Sending(self.peer, 1, None, Progress(None, ""), self.outcome)  # type: ignore[arg-type]
+        job, calls = sending._job, 0
+
+        async def late(batch: Batch, alone: bool) -> AssociationLost | None:
+            nonlocal calls
+            calls += 1
+            return None if calls <= 2 else await job(batch, alone)
+
+        self.patch(sending, "_job", late)
+        self.peer.do(sending.send(found, 2))
+        self.assertEqual((self.outcome.sent, self.outcome.failed), (2, 0))
+
     def test_not_connected(self) -> None:
         """A peer that cannot be reached is a fault of the whole command."""
         self.peer.fault = NotConnected("cannot connect")
