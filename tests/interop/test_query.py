@@ -88,9 +88,9 @@ class LevelTests(CasesTestCase):
             ("-P", identifier("STUDY", StudyInstanceUID="")),
             ("-P", identifier("FRAME", PatientID="")),
         ]
-        for peer in PEERS:
+        for peer, some in ((DCMTK, queries), (PYNETDICOM, queries[:2])):
             for (model, asked), (said, found) in zip(
-                queries, found_by_programs(peer, server, queries), strict=True
+                some, found_by_programs(peer, server, some), strict=True
             ):
                 with self.case(peer.name, model, asked.QueryRetrieveLevel):
                     self.assertEqual(found, [])

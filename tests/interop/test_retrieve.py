@@ -248,14 +248,6 @@ class FileTests(CasesTestCase):
             output = Path(tempfile.mkdtemp(dir=server.directory))
             first = files[0]
             query = identifier("STUDY", StudyInstanceUID=sorted({study_of(one) for one in files}))
-            if len(files) == 1:  # in a study with others
-                series = place(first.path)[1]
-                query = identifier(
-                    "IMAGE",
-                    StudyInstanceUID=study_of(first),
-                    SeriesInstanceUID=series,
-                    SOPInstanceUID=first.sop_instance_uid,
-                )
             command = DCMTK.command("getscu", server, "-S", words(query))
             option = GETSCU_OPTIONS[first.transfer_syntax_uid]
             commands.append(([*command, "+B", "-od", str(output), option], output))
@@ -347,15 +339,14 @@ def for_dcmtk(one: Source) -> bool:
 
 
 def one_transfer_syntax_each(files: Iterable[Source]) -> list[list[Source]]:
-    """Those in studies, in groups of one transfer syntax: whole studies, or one alone of a mixed one."""
+    """Those in studies that have one transfer syntax, by that."""
     studies: dict[str, list[Source]] = {}
     for one in filter(in_a_study, files):
         studies.setdefault(study_of(one), []).append(one)
     groups: dict[str, list[Source]] = {}
     for members in studies.values():
-        for one in members:
-            is_mixed = len({each.transfer_syntax_uid for each in members}) > 1
-            groups.setdefault(one.path.name if is_mixed else one.transfer_syntax_uid, []).append(one)
+        if len({each.transfer_syntax_uid for each in members}) == 1:
+            groups.setdefault(members[0].transfer_syntax_uid, []).extend(members)
     return list(groups.values())
 
 
