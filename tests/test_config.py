@@ -15,6 +15,7 @@ from dicomtw.config import (
     Remote,
     Server,
     configure,
+    parse_peer,
     parse_remote,
     settings_of,
 )
@@ -542,3 +543,19 @@ class RemoteTests(SynchronousTestCase):
             said = str(self.assertRaises(ConfigError, parse_remote, text))
             self.assertIn(words, said, text)
             self.assertEqual(len(said.splitlines()), 1)
+
+    def test_peers(self) -> None:
+        """Who is called for is host and port, with or without a title; what looks like neither is none."""
+        for text, place in (
+            ("PACS@h:104", ("PACS", "h", 104)),
+            ("h:104", ("ANY-SCP", "h", 104)),
+            ("[2001:db8::1]:104", ("ANY-SCP", "2001:db8::1", 104)),
+        ):
+            peer = parse_peer(text)
+            assert peer is not None
+            self.assertEqual((peer.aet, peer.host, peer.port), place)
+        self.assertEqual(parse_peer("h:104,tls"), Remote(aet="ANY-SCP", host="h", port=104, tls=True))
+        for text in ("", "PACS", "h", "h:", "PACS@h", "tcp:h:104", "::1:104", "[h:104", "unix:/run/x"):
+            self.assertIsNone(parse_peer(text), text)
+        for text in ("h:0", "h:65536", "h:104,tsl", "A\\B@h:104"):
+            self.assertRaises(ConfigError, parse_peer, text)
