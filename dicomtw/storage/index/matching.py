@@ -21,13 +21,15 @@ from dicomtw.storage.index.alternatives import (
     Column,
     Condition,
     Name,
-    Number,
+    Numbers,
     OneOf,
     Span,
     WildCard,
+    all_of,
     any_of,
     like,
     like_condition,
+    merged,
 )
 from dicomtw.storage.index.keys import (
     MAXIMUM_NAME,
@@ -60,6 +62,13 @@ MAXIMUM_ITEM_KEYS: Final = 256
 #: leave out little more and take long, and SQLite takes patterns of 50000 bytes.
 _LOOKED_FOR: Final = 64
 
+#: Values of a list that SQL looks for inside an attribute with several; more are left to the test.
+_LISTED: Final = 8
+
+#: VRs whose values may be long, and how much more comparing them takes; values in a list and in items are no
+#: better.
+_LONG, _LONGER = frozenset({"LT", "SQ", "ST", "UC", "UR", "UT"}), 4
+
 #: VRs without wild cards (PS3.4 C.2.2.2.4).
 _WITHOUT_WILD_CARDS = frozenset(
     {"AT", "DA", "DS", "DT", "FD", "FL", "IS", "SL", "SS", "SV", "TM", "UI", "UL", "US", "UV"}
@@ -82,6 +91,10 @@ class ItemKeys:
 
     keys: tuple[tuple[int, Matching], ...]
 
+    @property
+    def cost(self) -> int:
+        return 1 + len(self.keys) // 8 + sum(matching.cost for _, matching in self.keys)
+
     def matches(self, value: str) -> bool:
         return self.any_item(items_of(value))
 
@@ -90,13 +103,12 @@ class ItemKeys:
 
     def condition(self, column: Column) -> Condition:
         """Leaves out the items without the text of a key in them."""
-        texts, parameters = [f"{column('')} IS NOT NULL"], []
+        conditions = [Condition(f"{column('')} IS NOT NULL", is_exact=False)]
         for _, matching in self.keys:
-            value = matching.plain_text()
-            if value is not None:
-                texts.append(f"{column('')} LIKE ? ESCAPE '!'")
-                parameters.append(f"%{like(value[:_LOOKED_FOR], literal=True)}%")
-        return Condition(" AND ".join(texts), tuple(parameters), is_exact=False)
+            patterns = [_in_json(alternative) for alternative in matching.alternatives]
+            if all(patterns):
+                conditions.append(any_of([like_condition(column(""), pattern) for pattern in patterns]))
+        return all_of(conditions)
 
 
 @attrs.frozen
@@ -132,28 +144,42 @@ class Matching:
             return any(isinstance(each, ItemKeys) and each.any_item(value) for each in self.alternatives)
         return self.matches(value)
 
-    def plain_text(self) -> str | None:
-        """Text that must be in what is kept of an item that matches; None where nothing certain is known."""
-        if not self.is_single:
-            return None
-        (alternative,) = self.alternatives
-        assert isinstance(alternative, OneOf)
-        (value,) = alternative.values
-        return value if _PLAIN.fullmatch(value) else None
+    @property
+    def cost(self) -> int:
+        """What the comparison with a row takes, as for `Alternative`."""
+        cost = sum(alternative.cost for alternative in self.alternatives)
+        return cost * _LONGER if self._has_several or self.attribute.vr in _LONG else cost
 
     def condition(self, column: Column) -> Condition:
         """The same in SQL, as far as it can be said there."""
         if not self._has_several:
             return any_of([alternative.condition(column) for alternative in self.alternatives])
-        if all(isinstance(each, OneOf) for each in self.alternatives):
-            values = sorted({value for each in self.alternatives for value in getattr(each, "values", ())})
-            if len(values) <= MAXIMUM_ALTERNATIVES:
-                conditions = [
-                    like_condition(column(""), f"%{like(value[:_LOOKED_FOR], literal=True)}%")
-                    for value in values
-                ]
-                return attrs.evolve(any_of(conditions), is_exact=False)
-        return Condition(f"{column('')} IS NOT NULL", is_exact=False)
+        conditions: list[Condition] = []
+        delimited = f"'\\' || {column('')} || '\\'"
+        for alternative in self.alternatives:
+            if isinstance(alternative, OneOf) and len(alternative.values) <= _LISTED:
+                for value in sorted(alternative.values):
+                    beginning, is_whole = value[:_LOOKED_FOR], len(value) <= _LOOKED_FOR
+                    pattern = like(f"\\{beginning}\\" if is_whole else f"\\{beginning}", literal=True)
+                    conditions.append(like_condition(delimited, f"%{pattern}%", is_exact=is_whole))
+            elif isinstance(alternative, WildCard):  # which may match what has a delimiter in it, too
+                pattern = f"%\\{like(alternative.pattern)}\\%"
+                conditions.append(like_condition(delimited, pattern, is_exact=False))
+            else:
+                return Condition(f"{column('')} IS NOT NULL", is_exact=False)
+        return any_of(conditions)
+
+
+def _in_json(alternative: Alternative) -> str:
+    """A pattern for LIKE that the items must match; empty where nothing certain is known."""
+    if isinstance(alternative, WildCard) and _PLAIN.fullmatch(alternative.pattern):
+        # A question mark may stand for what is escaped, of several characters.
+        return f"%{like(alternative.pattern.replace('?', '*'))}%"
+    if isinstance(alternative, OneOf) and len(alternative.values) == 1:
+        (value,) = alternative.values
+        if _PLAIN.fullmatch(value):
+            return f"%{like(value[:_LOOKED_FOR], literal=True)}%"
+    return ""
 
 
 def _is_universal(text: str) -> bool:
@@ -197,7 +223,6 @@ def _text_matching(attribute: Attribute, key: str) -> Matching | None:
     if len(parts) > (MAXIMUM_UIDS if vr == "UI" else MAXIMUM_ALTERNATIVES):
         raise DimseError(DOES_NOT_MATCH, f"{attribute.keyword} has too many values")
     alternatives: list[Alternative] = []
-    values: set[str] = set()
     for part in parts:
         text = part.rstrip() if vr in WHOLE else part.strip()
         if not text:
@@ -207,13 +232,8 @@ def _text_matching(attribute: Attribute, key: str) -> Matching | None:
         alternative = _alternative(attribute, text)
         if alternative is None:
             return None
-        if isinstance(alternative, OneOf):
-            values |= alternative.values
-        else:
-            alternatives.append(alternative)
-    if values:
-        alternatives.append(OneOf(frozenset(values)))
-    return Matching(attribute, tuple(alternatives)) if alternatives else None
+        alternatives.append(alternative)
+    return Matching(attribute, merged(alternatives)) if alternatives else None
 
 
 def _alternative(attribute: Attribute, text: str) -> Alternative | None:
@@ -227,7 +247,7 @@ def _alternative(attribute: Attribute, text: str) -> Alternative | None:
         return OneOf(frozenset({integer_text(text)}))
     if vr in _FRACTIONS:
         try:
-            return Number(float(text))
+            return Numbers(frozenset({float(text)}))
         except ValueError:
             return OneOf(frozenset({text}))
     if vr in _WITHOUT_WILD_CARDS or not _has_wild_cards(text):

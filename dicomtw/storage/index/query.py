@@ -23,6 +23,10 @@ MAXIMUM_KEYS: Final = 256
 #: Parameters of one statement: SQLite takes 32766.
 MAXIMUM_PARAMETERS: Final = 30_000
 
+#: What comparing a row with patterns and ranges may take, as `Matching.cost` has it. With as much as this,
+#: 20000 studies or 100000 instances take less than 0.3 seconds of processor time, if their text is text.
+MAXIMUM_COST: Final = 32
+
 #: What is no key (PS3.4 C.4.1.1.3.1): the service answers Specific Character Set, Query/Retrieve Level,
 #: Retrieve AE Title and Instance Availability itself, and Timezone Offset From UTC says how times are meant.
 _OF_THE_SERVICE = frozenset({0x00080005, 0x00080052, 0x00080054, 0x00080056, 0x00080201})
@@ -119,6 +123,9 @@ class Query:
             matching = matching_of(_compared(indexed), key)
             if matching is not None and indexed.attribute.keyword not in _COUNTED:  # returned only
                 matchings.append((indexed, matching))
+        cost = sum(matching.cost for _, matching in matchings)
+        if cost > MAXIMUM_COST // (2 if level is Level.IMAGE else 1):  # of which there are most
+            raise DimseError(DOES_NOT_MATCH, "too many wild cards and ranges")
         if not relational:
             _check_hierarchy(level, model, keys, dict(matchings))
         conditions = _conditions(matchings, combined_datetime)

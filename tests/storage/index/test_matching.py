@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import time
 from typing import Any
@@ -97,6 +98,12 @@ class SingleValueTests(Matching):
         self.yes("LO", "\\", None)
         self.yes("LO", "a\\*", None)
         self.yes("DA", "20240101\\20240301-", "20240401")
+        self.yes("PN", "Doe\\Roe\\P*", "ROE")
+        self.yes("PN", "Doe\\Roe", "x=y=Roe")
+        self.no("PN", "Doe\\Roe\\P*", "Roe^Jane")
+        self.yes("DS", "1\\2.50\\x", "2.5")
+        self.yes("DS", "1\\2.50\\x", "x")
+        self.no("DS", "1\\2.50\\x", "3")
 
     def test_integers(self) -> None:
         """Integers are compared as such, in whichever way they are written."""
@@ -118,6 +125,10 @@ class SingleValueTests(Matching):
         self.no("CS", "RIMARY", "ORIGINAL\\PRIMARY\\AXIAL", "2-n")
         self.yes("CS", "PRI*", "ORIGINAL\\PRIMARY", "2-n")
         self.no("CS", "ORI*RY", "ORIGINAL\\PRIMARY", "2-n")
+        self.yes("CS", "A\\*R?\\B", "ORIGINAL\\PRIMARY", "2-n")
+        self.yes("DS", "1\\2", "3.0\\2.0", "1-n")
+        for key in ("ORIGINAL", "PRIMARY", "AXIAL"):
+            self.yes("CS", key, "ORIGINAL\\PRIMARY\\AXIAL", "2-n")
         self.yes("UI", "1.2\\1.3", "1.1\\1.3", "1-n")
         self.no("UI", "1.2\\1.3", "1.1\\1.31", "1-n")
         self.yes("PN", "roe^j*", "Doe^John\\Roe^Jane", "1-n")
@@ -397,6 +408,15 @@ class SequenceTests(Matching):
         self.assertTrue(self.check(({CODES: ({0x00080100: 'C"1'},)},)))
         self.assertFalse(self.check(({STEP_ID: "S1", CODES: ({0x00080100: 'C"1'},)},)))
         self.assertFalse(self.check(({CODES: ({0x00080100: "C2"},)},)))
+        for key in ("C?1", 'C"*', "C*1", "*?*"):
+            self.assertTrue(self.check(({CODES: ({0x00080100: key},)},)), key)
+
+    @modest
+    @given(st.text('aA*?%!"\\\x01\u00e4', max_size=5), st.text('aA%!"\\\x01\u00e4', max_size=6))
+    def test_property(self, key: str, value: str) -> None:
+        """SQL leaves out no item that matches, whatever is in it."""
+        stored = json.dumps([{"00400007": value}], ensure_ascii=False, separators=(",", ":"))
+        self.check(({0x00400007: key},), stored)
 
     def test_private(self) -> None:
         """Private keys are compared as text with what is stored under their tag."""

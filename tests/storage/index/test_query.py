@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -133,6 +134,37 @@ class HierarchyTests(Refused):
             PatientID="P",
         )
         self.assertEqual((error.status, error.comment), (0xA900, "too many values"))
+
+    def test_wild_cards(self) -> None:
+        """Queries that would compare each row with very many patterns are refused."""
+
+        def patterns(count: int, form: str = "*x{}*") -> str:
+            return "\\".join(form.format(number) for number in range(count))
+
+        step = tag("ScheduledProcedureStepDescription")
+        cases: list[tuple[str, int, Callable[[int], dict[str, KeyValue]]]] = [
+            ("STUDY", 32, lambda n: {"StudyDescription": patterns(n)}),
+            ("STUDY", 16, lambda n: {"StudyDescription": patterns(n), "StudyID": patterns(16)}),
+            ("STUDY", 10, lambda n: {"PatientName": patterns(n)}),  # in each of three component groups
+            ("STUDY", 5, lambda n: {"PatientName": patterns(n, "x*{}^*")}),  # also without the caret
+            ("STUDY", 32, lambda n: {"PatientName": patterns(n, "*{}*=")}),
+            ("STUDY", 8, lambda n: {"OtherPatientIDs": patterns(n)}),
+            ("STUDY", 32, lambda n: {"StudyDate": patterns(n, "20{:02}0101-")}),
+            ("SERIES", 7, lambda n: {"RequestAttributesSequence": ({step: patterns(n)},)}),
+            ("IMAGE", 16, lambda n: {"ContentDescription": patterns(n)}),
+            ("IMAGE", 16, lambda n: {"StudyDescription": patterns(n)}),
+            ("STUDY", 4, lambda n: {"StudyDescription": patterns(n, "*" + "a" * 56 + "{}")}),
+            ("STUDY", 4, lambda n: {"StudyDescription": patterns(n, "*a" * 56 + "{}")}),
+        ]
+        for level, most, keys in cases:
+            query(level, **keys(most))
+            error = self.assertRaises(DimseError, query, level, **keys(most + 1))
+            self.assertEqual((error.status, error.comment), (0xA900, "too many wild cards and ranges"))
+
+    def test_no_wild_cards(self) -> None:
+        """Lists of values are looked up, as many as there may be."""
+        many = "\\".join(f"{number}" for number in range(256))
+        query("STUDY", StudyDescription=many, PatientName=many, PatientWeight=many, OtherPatientIDs=many)
 
 
 class Finding(SynchronousTestCase):
