@@ -19,13 +19,14 @@ import attrs
 from OpenSSL import SSL
 from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.endpoints import HostnameEndpoint, clientFromString, connectProtocol, wrapClientTLS
+from twisted.internet.endpoints import HostnameEndpoint, clientFromString, wrapClientTLS
 from twisted.internet.error import ConnectingCancelledError
 from twisted.internet.interfaces import (
     IHandshakeListener,
     IOpenSSLClientConnectionCreator,
     IStreamClientEndpoint,
 )
+from twisted.internet.protocol import Factory
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.failure import Failure
@@ -33,7 +34,7 @@ from zope.interface import implementer
 
 from dicomtw import uids
 from dicomtw.config import ConfigError, Remote, parse_peer
-from dicomtw.errors import AssociationLost, NotConnected, Rejected
+from dicomtw.errors import AssociationLost, NotAccepted, NotConnected, OperationFailed, Rejected
 from dicomtw.feed import Disk
 from dicomtw.protocol import AssociationProtocol, Limits
 from dicomtw.requestor import Proposal, RequestedAssociation
@@ -163,7 +164,8 @@ class Associating:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self._scu is not None
-        if kind is None:
+        # What the peer has answered or not accepted is no reason to end in disorder.
+        if kind is None or issubclass(kind, OperationFailed | NotAccepted):
             await self._scu.release()
         else:
             self._scu.abort()
@@ -220,7 +222,7 @@ class _Connect:
             creator.failed = protocol.tls_failed
             protocol.in_handshake = True
         try:
-            await connectProtocol(endpoint, protocol)
+            await endpoint.connect(_One(protocol))
         except (CancelledError, ConnectingCancelledError):
             raise CancelledError from None
         except Exception as error:
@@ -231,6 +233,18 @@ class _Connect:
             protocol.association.abort("the request was cancelled")
             raise
         return SCU(protocol.association)
+
+
+class _One(Factory):
+    """Makes the protocol of one connection."""
+
+    noisy = False
+
+    def __init__(self, protocol: RequestorProtocol) -> None:
+        self._protocol = protocol
+
+    def buildProtocol(self, addr: object) -> RequestorProtocol:
+        return self._protocol
 
 
 @implementer(IHandshakeListener)

@@ -16,7 +16,10 @@ from dicomtw.ul.negotiation import Offer
 
 #: Matches fetched at a time: few at first, so that the first one is not waited for, then more.
 _FIRST_BATCH: Final = 10
-_BATCH: Final = 200
+_BATCH: Final = 100
+
+#: An identifier that is longer is decoded in a thread; in bytes.
+_LONG: Final = 4096
 
 #: What is supported of SOP class extended negotiation, byte by byte (PS3.4 Table C.5-1): relational queries
 #: and date-time matching, but no fuzzy matching of names, no adjustment to time zones, no conversion of
@@ -49,27 +52,37 @@ class Query(ServiceClass):
 
     async def c_find(self, operation: Operation) -> AsyncGenerator[Response, None]:
         """PS3.7 9.1.2: a pending response for each match, as they are found."""
-        identifier = Identifier(operation)
+        identifier = await decoded(operation)
         asked = operation.extended_negotiation
         query = identifier.query(
             self._index.attributes, relational=asked[:1] == b"\1", combined_datetime=asked[1:2] == b"\1"
         )
         answers = Answers(identifier, query, self._retrieve_ae_title)
         pending = status.PENDING_WITH_WARNING if query.unsupported else status.PENDING
-        cursor = None
+        cursor = self._index.find(query)
+
+        def encoded(count: int) -> list[bytes]:
+            return [answers.encode(row) for row in cursor.fetch(count)]
+
         try:
             await self._indexing.settled()
-            cursor = await operation.call_in_thread(lambda: self._index.find(query))
             size = _FIRST_BATCH
-            while rows := await operation.call_in_thread(partial(cursor.fetch, size)):
-                for row in rows:
-                    yield Response(pending, answers.encode(row))
+            # Encoded in the thread, too: other associations are not to wait for it.
+            while matches := await operation.call_in_thread(partial(encoded, size)):
+                for match in matches:
+                    yield Response(pending, match)
                 size = _BATCH
         except IndexFault as fault:
             raise not_available(operation, fault, status.OUT_OF_RESOURCES) from fault
         finally:
-            if cursor is not None:
-                cursor.close()
+            cursor.close()
+
+
+async def decoded(operation: Operation) -> Identifier:
+    """The identifier of a request; raises `DimseError`."""
+    if len(operation.data_set) <= _LONG:
+        return Identifier(operation)
+    return await operation.call_in_thread(lambda: Identifier(operation))
 
 
 def not_available(operation: Operation, fault: IndexFault, code: int) -> DimseError:

@@ -20,7 +20,7 @@ from dicomtw.dimse import status
 from dicomtw.errors import AssociationLost, Cancelled, DimseError, IndexFault
 from dicomtw.services import DataSetSource, Operation, Response, ServiceClass, SubOperations
 from dicomtw.services.identifier import Identifier, failed_list
-from dicomtw.services.query import Settled, agreed, not_available
+from dicomtw.services.query import Settled, agreed, decoded, not_available
 from dicomtw.storage.data_set_file import open_data_set
 from dicomtw.storage.index.attributes import LEVELS, UNIQUE_KEYS
 from dicomtw.storage.index.database import Index, Instance
@@ -127,7 +127,7 @@ class _Retrieval(ServiceClass):
 
     async def _selected(self, operation: Operation) -> array[int]:
         """The ids of the instances that are asked for; raises `DimseError`."""
-        identifier = Identifier(operation)
+        identifier = await decoded(operation)
         query = Query.of(
             identifier.level,
             _checked_keys(identifier),
@@ -207,7 +207,7 @@ class _Retrieval(ServiceClass):
                 try:
                     await self._send(operation, association, instance, counters, originator)
                 except AssociationLost as fault:
-                    operation.warn(f"{counters.remaining} sub-operations are left: {fault}")
+                    operation.warn(f"the association ended at {instance.sop_instance_uid}: {fault}")
                     lost = True
                 if counters.remaining and not lost:
                     yield counters.response(status.PENDING, operation)

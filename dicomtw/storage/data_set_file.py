@@ -7,7 +7,6 @@ import os
 from pathlib import Path
 from typing import Final
 
-from dicomtw import uids
 from dicomtw.errors import UnreadableDataSet
 from dicomtw.storage import header, part10
 
@@ -46,9 +45,9 @@ class DataSetFile:
             length = max(length, os.fstat(fd).st_size)
         #: Of the data set in the file, in bytes.
         self.size = length - self._offset
-        # What follows it, for fragments are of even length (PS3.5 A.5, PS3.8 Annex E).
-        is_odd = self.size % 2 == 1 and head.transfer_syntax_uid in uids.DEFLATED
-        self._padding = b"\0" if is_odd else b""
+        # What follows it, for fragments are of even length (PS3.5 A.5, PS3.8 Annex E): receivers abort the
+        # association, with all that was to follow, at a last one of odd length.
+        self._padding = b"\0" * (self.size % 2)
         #: How it is encoded, by its File Meta Information.
         self.transfer_syntax_uid = head.transfer_syntax_uid
         self.sop_class_uid, self.sop_instance_uid = self._names(head)
@@ -77,7 +76,7 @@ class DataSetFile:
         return os.pread(self._fd, length, self._offset + offset)
 
     def read(self, length: int, /) -> bytes:
-        """The next bytes, `length` at most; none at the end. What is deflated is padded to an even length.
+        """The next bytes, `length` at most; none at the end. What is odd is padded to an even length.
 
         Raises `OSError`, also if the file is shorter than when it was opened: its end is not the object's.
         """
