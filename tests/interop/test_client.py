@@ -76,9 +76,8 @@ def contexts(sent: Iterable[Source]) -> list[Context]:
 
 
 def as_sent(source: Source) -> bytes:
-    """Its data set on the wire: what is deflated is padded to an even length (PS3.5 A.5)."""
-    is_deflated = source.transfer_syntax_uid in uids.DEFLATED
-    return source.data_set + bytes(len(source.data_set) % 2 if is_deflated else 0)
+    """Its data set on the wire, padded to an even length (PS3.5 A.5, PS3.8 Annex E)."""
+    return source.data_set + bytes(len(source.data_set) % 2)
 
 
 def rounds(sent: Iterable[Source]) -> Iterator[list[Source]]:

@@ -426,7 +426,7 @@ class EndTests(RetrieveTestCase):
         called.callback(opened)
         self.assertEqual(self.successResultOf(retrieval).status, 0xFE00)
         names = [os.readlink(link) for link in Path("/proc/self/fd").iterdir() if os.path.islink(link)]
-        self.assertEqual([name for name in names if name.endswith(".dcm")], [])
+        self.assertEqual([name for name in names if name.endswith("/1.1.1.1.dcm")], [])
 
     def test_cancel_while_connecting(self) -> None:
         """C-CANCEL before the destination is connected to sends nothing."""
