@@ -243,7 +243,7 @@ class _One(Factory):
     def __init__(self, protocol: RequestorProtocol) -> None:
         self._protocol = protocol
 
-    def buildProtocol(self, addr: object) -> RequestorProtocol:
+    def buildProtocol(self, addr: object) -> RequestorProtocol:  # noqa: N802
         return self._protocol
 
 
