@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -24,9 +23,10 @@ from twisted.trial.unittest import SynchronousTestCase
 from dicomtw import uids
 from dicomtw.transcode import decode, encode
 from tests.interop.files import Source
+from tests.interop.forked import run_forked
 from tests.interop.peers import run
 from tests.interop.scu import CT, Message, Scu
-from tests.interop.twistd import Twistd, environment
+from tests.interop.twistd import Twistd
 
 T = TypeVar("T")
 
@@ -218,7 +218,7 @@ class Peer:
 
 
 DCMTK = Peer("DCMTK", ())
-PYNETDICOM = Peer("pynetdicom", (sys.executable, "-W", "ignore", "-m", "pynetdicom"))
+PYNETDICOM = Peer("pynetdicom", ("pynetdicom",))
 PEERS = (DCMTK, PYNETDICOM)
 
 
@@ -239,11 +239,17 @@ def _words(items: Dataset, path: str) -> Iterator[str]:
 
 
 def run_each(commands: Sequence[tuple[Sequence[str], Path]]) -> list[CompletedProcess[str]]:
-    """Run (program and options, working directory) each, two at a time."""
+    """Run (program and options, working directory) each, all DCMTK's or all pynetdicom's, two at a time."""
+    if all(command[0] == PYNETDICOM.name for command, _ in commands):
+        return run_forked([(command[1:], directory) for command, directory in commands])
     with ThreadPoolExecutor(2) as pool:
-        return list(
-            pool.map(lambda one: run(*one[0], cwd=one[1], env=environment(PYTHONWARNINGS="ignore")), commands)
-        )
+        return list(pool.map(lambda one: run(*one[0], cwd=one[1]), commands))
+
+
+def run_one(server: Twistd, command: Sequence[str], *options: object) -> CompletedProcess[str]:
+    """Run a program of a peer's, in the directory of a server."""
+    (ended,) = run_each([([*command, *map(str, options)], server.directory)])
+    return ended
 
 
 def found_by_programs(

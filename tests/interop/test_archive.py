@@ -206,13 +206,13 @@ class FreshnessTests(CasesTestCase):
                 thread.join(30)
             with self.case(durability):
                 self.assertEqual(faults, [])
-                self.assertEqual(len(all_found(server)), 4 * 25)
+                self.assertEqual(len(all_found(server)), 4 * 15)
 
     def _send(self, server: Twistd, sender: int) -> None:
         with Scu(server.address) as storing, Scu(server.address) as asking:
             storing.associate({1: (CT, IMPLICIT)}, calling=PEER)
             asking.associate({1: (FIND, IMPLICIT)}, RELATIONAL, calling=PEER)
-            for number in range(1, 26):
+            for number in range(1, 16):
                 one = ct(sender, 1, 1, number)
                 assert storing.store(one.SOPInstanceUID, encode(one, IMPLICIT)) == 0
                 query = identifier(
@@ -278,7 +278,6 @@ class RecoveryTests(CasesTestCase):
         for what, harm in (
             ("deleted", lambda: shutil.rmtree(index.parent)),
             ("rubbish", lambda: index.write_bytes(random.Random(1).randbytes(50_000))),
-            ("cut off", lambda: os.truncate(index, index.stat().st_size // 2)),
         ):
             with self.case(what):
                 harm()
@@ -287,7 +286,7 @@ class RecoveryTests(CasesTestCase):
                 self.assertEqual(all_found(server), before)
                 server.stop()
                 self.assertTrue(dump_file(index) == rows, "the rows are the same")
-        self.assertEqual(len(list(index.parent.glob("*.corrupt-*"))), 2)
+        self.assertEqual(len(list(index.parent.glob("*.corrupt-*"))), 1)
 
     def test_damage_inside(self) -> None:
         """Damage that shows only when it is read is answered A700H, and mended at the next start."""

@@ -131,7 +131,7 @@ class RetryTests(CasesTestCase):
         down, late = Scp(self), Scp(self)
         down.stop()
         late.stop()
-        often = {"retries": 2, "retry_delay": 0.2}
+        often = {"retries": 2, "retry_delay": 0.1}
         server = configured(
             self,
             remote("BUSY", busy.port, **often),
@@ -141,10 +141,10 @@ class RetryTests(CasesTestCase):
             remote("LATE", late.port, retries=50, retry_delay=0.1),
         )
         for title, expected, seconds in (
-            ("BUSY", 0, 0.4),
-            ("BUSIER", 0xA702, 0.4),
+            ("BUSY", 0, 0.2),
+            ("BUSIER", 0xA702, 0.2),
             ("REFUSING", 0xA702, 0),
-            ("DOWN", 0xA702, 0.4),
+            ("DOWN", 0xA702, 0.2),
         ):
             with self.case(title):
                 started = time.monotonic()

@@ -33,17 +33,18 @@ from tests.interop.archive import (
     fill_with_files,
     identifier,
     run_each,
+    run_one,
     selected,
     shared,
     words,
 )
 from tests.interop.cases import CasesTestCase
 from tests.interop.files import Source, sources, stored_data_set
-from tests.interop.peers import missing, run, storescp
+from tests.interop.peers import missing, storescp
 from tests.interop.scp import Manners, Scp
 from tests.interop.scu import Message, Scu
 from tests.interop.test_dcmtk import STORESCU_OPTIONS
-from tests.interop.twistd import Twistd, environment
+from tests.interop.twistd import Twistd
 from tests.running import free_ports
 
 #: The options of getscu that have it prefer a transfer syntax: storescu's, with another sign.
@@ -115,7 +116,7 @@ class LevelTests(CasesTestCase):
                 with self.case(peer.name, model, query.QueryRetrieveLevel):
                     destination.start_over(Manners())
                     command = peer.command("movescu", server, model, words(query))
-                    ended = run(*command, "-aem", "DEST", env=environment(PYTHONWARNINGS="ignore"))
+                    ended = run_one(server, command, "-aem", "DEST")
                     self.assertEqual(ended.returncode, 0, ended.stdout)
                     self.assertEqual(sorted(destination.sop_instance_uids), expected)
                     self.assertIn("(Success)", ended.stdout)
@@ -145,11 +146,8 @@ class LevelTests(CasesTestCase):
         ):
             with self.case(peer.name):
                 directory = Path(tempfile.mkdtemp(dir=server.directory))
-                ended = run(
-                    *peer.command("movescu", server, model, words(query)),
-                    *("-aem", PEER, "-od", directory, *options),
-                    env=environment(PYTHONWARNINGS="ignore"),
-                )
+                command = peer.command("movescu", server, model, words(query))
+                ended = run_one(server, command, "-aem", PEER, "-od", directory, *options)
                 self.assertIn("(Success)", ended.stdout)
                 self.assertEqual(received_in(directory), expected, ended.stdout)
 
@@ -265,7 +263,8 @@ class FileTests(CasesTestCase):
         files = [one for one in self.stored.values() if in_a_study(one)]
         studies = sorted({study_of(one) for one in files})
         query = identifier("STUDY", StudyInstanceUID=studies)
-        ended = run(*DCMTK.command("movescu", server, "-S", words(query)), "-aem", "STORESCP")
+        command = DCMTK.command("movescu", server, "-S", words(query))
+        ended = run_one(server, command, "-aem", "STORESCP")
         self.assertIn("Received Final Move Response (Success)", ended.stdout)
         self.assertEqual(ended.stdout.count("(Pending)"), len(files) - 1)
         server.wait_for_log(f"{len(files)} objects sent")

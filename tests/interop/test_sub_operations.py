@@ -24,14 +24,15 @@ from tests.interop.archive import (
     ct,
     fill,
     identifier,
+    run_one,
     shared,
     words,
 )
 from tests.interop.cases import CasesTestCase
-from tests.interop.peers import missing, run
+from tests.interop.peers import missing
 from tests.interop.scp import Manners, Scp
 from tests.interop.scu import CT, Message, Scu, c_store_rsp
-from tests.interop.twistd import Twistd, environment, wait_until
+from tests.interop.twistd import Twistd, wait_until
 
 MOVE, GET = uids.STUDY_ROOT_MOVE, uids.STUDY_ROOT_GET
 SC = "1.2.840.10008.5.1.4.1.1.7"
@@ -140,7 +141,7 @@ class DestinationTests(SubOperationsTestCase):
             with self.case(peer.name):
                 query = words(identifier("STUDY", StudyInstanceUID="1.2.1.1"))
                 command = peer.command("movescu", server, "-S", query)
-                ended = run(*command, "-aem", "NOBODY", env=environment(PYTHONWARNINGS="ignore"))
+                ended = run_one(server, command, "-aem", "NOBODY")
                 self.assertIn(refused, ended.stdout)
 
     def test_nothing(self) -> None:
@@ -204,8 +205,8 @@ class DestinationTests(SubOperationsTestCase):
 
     def test_silent(self) -> None:
         """One that never answers the association request is given up after the ARTIM time."""
-        server, scp = filled(self, "--artim-timeout=1")
-        scp.manners = Manners(accepts_after=2)
+        server, scp = filled(self, "--artim-timeout=0.5")
+        scp.manners = Manners(accepts_after=1.5)
         started = time.monotonic()
         self.check(self.move(server), status=0xA702, completed=0, failed=IN_ORDER)
         self.assertLess(time.monotonic() - started, 2)
@@ -292,7 +293,7 @@ class DestinationTests(SubOperationsTestCase):
             if missing("movescu") is None:
                 query = words(identifier("STUDY", StudyInstanceUID="1.2.1.1"))
                 command = DCMTK.command("movescu", server, "-S", query)
-                ended = run(*command, "-aem", "DEST", "--cancel", 2)
+                ended = run_one(server, command, "-aem", "DEST", "--cancel", 2)
                 self.assertIn("Received Final Move Response (Cancel", ended.stdout)
 
     def test_cancelled_before_it_is_connected(self) -> None:
