@@ -395,6 +395,10 @@ class Association:
 
     # -- the end
 
+    def input_ended(self) -> None:
+        """The peer sends no more: what we have asked of it will not be answered."""
+        self._requests.lost("the peer has closed its side of the connection")
+
     def release_indication(self, _: Any) -> None:
         """PS3.8 7.2: what is being performed is answered first (AR-7); what is half sent is dropped, and
         what has many responses is cancelled.

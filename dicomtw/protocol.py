@@ -107,6 +107,7 @@ class AssociationProtocol(Protocol):
     def readConnectionLost(self) -> None:
         """The peer sends no more, but may still read: what it has asked for is answered before we close."""
         self._input_ended = True
+        self.association.input_ended()
         if not self.association.busy:
             self.close()
 
