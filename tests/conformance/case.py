@@ -47,6 +47,8 @@ class Target:
     dead: str = ""
     #: How many objects are stored to be found.
     matches: int = 1000
+    #: The address of this machine that connections are made from; empty for any.
+    source: str = ""
     #: Whether it is held to what we have decided where the standard leaves room.
     decided: bool = False
 
@@ -96,7 +98,8 @@ class Scene:
     def connect(self, buffer: int = 0) -> Peer:
         """A further connection."""
         self._associated = False
-        self._peers.append(Peer(self.target.address, self.target.patience, buffer))
+        target = self.target
+        self._peers.append(Peer(target.address, target.patience, buffer, target.source))
         return self.peer
 
     def send(self, data: bytes) -> bool:

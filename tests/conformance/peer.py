@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import time
 from collections.abc import Collection, Iterable
@@ -135,11 +136,16 @@ def sentence(words: Iterable[str]) -> str:
 class Peer:
     """A connection to a server. What the server does to it is seen in the answers, never in `send`."""
 
-    def __init__(self, address: tuple[str, int], patience: float, buffer: int = 0) -> None:
-        """`patience`: seconds until it is "silence"; `buffer`: what may come before we read, in bytes."""
+    def __init__(self, address: tuple[str, int], patience: float, buffer: int = 0, source: str = "") -> None:
+        """`patience`: seconds until it is "silence"; `buffer`: what may come before we read, in bytes.
+
+        `source` is the address of this machine that the connection is made from.
+        """
         self._socket = socket.socket()
         self._socket.settimeout(patience)
         try:
+            if source:
+                self._socket.bind((source, 0))
             if buffer:
                 self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
             self._socket.connect(address)
@@ -193,6 +199,19 @@ class Peer:
                 self._pdu(self.began + seconds)
         except Ended as end:
             return None if str(end) == "silence" else time.monotonic() - self.began
+
+    def finish(self) -> None:
+        """Send no more (FIN), but go on reading."""
+        try:
+            self._socket.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass  # it is closed, which will be read
+
+    def is_cut(self, seconds: float) -> bool:
+        """Whether the server cuts the connection off within so many seconds, in which nothing is read."""
+        poll = select.poll()
+        poll.register(self._socket, 0)  # POLLHUP and POLLERR are always told
+        return bool(poll.poll(seconds * 1000))
 
     def close(self) -> None:
         self.is_open = False
