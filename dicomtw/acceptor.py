@@ -16,7 +16,8 @@ from dicomtw.dimse.messages import Command
 from dicomtw.errors import DimseError, ProtocolError
 from dicomtw.feed import Disk
 from dicomtw.operations import OPERATIONS_WINDOW
-from dicomtw.security.access import AccessPolicy, Decision, Remote, Requestor
+from dicomtw.security.access import AccessPolicy, Decision, Requestor
+from dicomtw.security.remote import Remote
 from dicomtw.services import ServiceRegistry
 from dicomtw.ul.items import MaximumLength
 from dicomtw.ul.machine import State

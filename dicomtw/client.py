@@ -33,14 +33,15 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from dicomtw import uids
-from dicomtw.config import ConfigError, Remote, parse_peer
 from dicomtw.errors import AssociationLost, NotAccepted, NotConnected, OperationFailed, Rejected
 from dicomtw.feed import Disk
 from dicomtw.protocol import AssociationProtocol, Limits
 from dicomtw.requestor import Proposal, RequestedAssociation
 from dicomtw.scu import SCU
+from dicomtw.security.remote import Remote, parse_peer
 from dicomtw.security.tls import TLSError, TLSFiles, client_context, verification
 from dicomtw.services import UNCOMPRESSED, ServiceClass, ServiceRegistry
+from dicomtw.settings import ConfigError
 from dicomtw.storing import storage_contexts as storage_contexts  # for those who associate
 from dicomtw.summary import tls_fault, tls_of
 
@@ -97,8 +98,8 @@ def associate(
     """Request an association (PS3.8 7.1): await it for its `SCU`; ``async with`` releases it, too.
 
     `peer` is ``AET@host:port``, ``host:port``, a client endpoint string of Twisted's, an endpoint, or a
-    `config.Remote`. `services` is what we perform for the peer: a storage service gets what C-GET asks for.
-    Where a remote, or a peer with ``,tls``, wants TLS, it is verified, unless `tls` says otherwise.
+    `security.remote.Remote`. `services` is what we perform for the peer: a storage service gets what C-GET
+    asks for. Where a remote, or a peer with ``,tls``, wants TLS, it is verified, unless `tls` says otherwise.
     `disk` has the threads for what is read and stored; by default they are the reactor's.
     A connection that cannot be opened and a transient rejection are tried again `retries` times, after
     `retry_delay` seconds each; by default that is up to the remote, or never, and 5 seconds.
@@ -113,7 +114,7 @@ def associate(
         if not (peer.host and peer.port):
             raise ValueError(f"{peer.aet}: it is not known where it listens")
         called = called or peer.aet
-        tls = tls or _tls_of(peer)
+        tls = tls or tls_with(peer)
         retries = peer.retries if retries is None else retries
         retry_delay = peer.retry_delay if retry_delay is None else retry_delay
         implementation_version_name &= not peer.no_implementation_version_name
@@ -335,8 +336,11 @@ def certified_name(tls: TLS, host: str) -> str:
     return host
 
 
-def _tls_of(remote: Remote) -> TLS | None:
-    return TLS(ca=remote.tls_ca, cert=remote.tls_cert, key=remote.tls_key) if remote.tls else None
+def tls_with(remote: Remote, *, verify: bool = True) -> TLS | None:
+    """TLS with a remote as its settings say, None where it wants none."""
+    if not remote.tls:
+        return None
+    return TLS(ca=remote.tls_ca, cert=remote.tls_cert, key=remote.tls_key, verify=verify)
 
 
 def _name(peer: Remote | IStreamClientEndpoint) -> str:

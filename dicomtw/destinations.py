@@ -7,13 +7,14 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from dicomtw.client import TLS, associate, certified_name
-from dicomtw.config import Remote, Server
+from dicomtw.client import TLS, associate, certified_name, tls_with
+from dicomtw.config import Server
 from dicomtw.errors import NotConnected
 from dicomtw.feed import Disk
 from dicomtw.operations import or_cancelled
 from dicomtw.protocol import Limits
 from dicomtw.requestor import RequestedAssociation
+from dicomtw.security.remote import Remote
 from dicomtw.security.tls import TLSError
 
 
@@ -32,10 +33,7 @@ def tls_of(remote: Remote) -> TLS | None:
 
     Without certificates to verify it with it is encryption alone, as PMOD has it; the start says so.
     """
-    if not remote.tls:
-        return None
-    verify = remote.tls_ca is not None
-    return TLS(ca=remote.tls_ca, cert=remote.tls_cert, key=remote.tls_key, verify=verify)
+    return tls_with(remote, verify=remote.tls_ca is not None)
 
 
 def fault_of(remote: Remote, tls: TLS | None) -> str:

@@ -103,25 +103,12 @@ class DicomService(Service):
         archive = self._archives.get(root)
         if archive is None:
             archive = self._archives[root] = Archive(root, server, self._reactor)
-        remotes = tuple(
-            access.Remote(
-                ae_title=remote.aet,
-                host=remote.host,
-                port=remote.port,
-                tls=remote.tls,
-                check_host=remote.check_host,
-                no_implementation_version_name=remote.no_implementation_version_name,
-                enforce_default_transfer_syntax=remote.enforce_default_transfer_syntax,
-                operations=frozenset(remote.operations),
-            )
-            for remote in configuration.remotes
-        )
         destinations = RemoteDestinations(server, configuration.remotes, self._reactor, archive.disk)
         self._destinations.append(destinations)
         entity = ApplicationEntity(
             access=access.AccessPolicy(
                 ae_title=server.aet,
-                remotes=remotes,
+                remotes=configuration.remotes,
                 accept_any_ae=any_may_associate(server, configuration),
                 accept_any_called_ae=server.accept_any_called_ae,
                 allow_retrieve_any=server.allow_retrieve == "any",

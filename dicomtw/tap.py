@@ -10,21 +10,12 @@ from twisted.application.service import IService
 from twisted.python import usage
 
 from dicomtw.check import check
-from dicomtw.config import (
-    FLAG,
-    LOG_FORMAT,
-    PATH,
-    ConfigError,
-    Configuration,
-    Kind,
-    Remote,
-    Server,
-    configure,
-    parse_remote,
-    settings_of,
-)
+from dicomtw.config import LOG_FORMAT, Configuration, Server
+from dicomtw.configure import configure
 from dicomtw.jsonlog import file_log_observer
+from dicomtw.security.remote import Remote, parse_remote
 from dicomtw.service import DicomService, Process
+from dicomtw.settings import FLAG, PATH, ConfigError, Kind, settings_of
 
 _SETTINGS = settings_of(Server)
 

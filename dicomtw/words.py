@@ -10,7 +10,7 @@ from twisted.internet.error import CannotListenError
 
 from dicomtw.config import Configuration, Server
 from dicomtw.security import tls
-from dicomtw.security.access import OPERATIONS
+from dicomtw.security.remote import OPERATIONS
 from dicomtw.storage.directory import Durability
 
 #: Operations that hand out what is stored, as a remote's settings name them.

@@ -42,7 +42,8 @@ from dicomtw.errors import DimseError
 from dicomtw.feed import Disk
 from dicomtw.names import Names
 from dicomtw.protocol import Limits
-from dicomtw.security.access import AccessPolicy, Remote
+from dicomtw.security.access import AccessPolicy
+from dicomtw.security.remote import Remote
 from dicomtw.services import (
     MAXIMUM_DATA_SET,
     MemorySink,
@@ -790,7 +791,7 @@ class ManyResponsesTests(AssociationTestCase):
         """Who is no configured remote may not query: 0124H, and the association goes on."""
         self.serve()
         entity = self.server.factory.entity
-        access = AccessPolicy(ae_title="PMOD", remotes=(Remote(ae_title="KNOWN"),), accept_any_ae=True)
+        access = AccessPolicy(ae_title="PMOD", remotes=(Remote(aet="KNOWN"),), accept_any_ae=True)
         self.server.factory.entity = attrs.evolve(entity, access=access)
         for calling, expected in (("KNOWN", [(1, 0xFF00)]), ("STRANGER", [(1, 0x0124)])):
             peer = self.associated(calling=calling)
@@ -1126,9 +1127,9 @@ class RemoteTests(AssociationTestCase):
     def test_options_of_a_remote(self) -> None:
         """Version name and default transfer syntax can be set for one remote, and are for it alone."""
         self.serve(
-            Remote(ae_title="PLAIN"),
-            Remote(ae_title="ANONYM", no_implementation_version_name=True),
-            Remote(ae_title="DEFAULT", enforce_default_transfer_syntax=True),
+            Remote(aet="PLAIN"),
+            Remote(aet="ANONYM", no_implementation_version_name=True),
+            Remote(aet="DEFAULT", enforce_default_transfer_syntax=True),
             accept_any_ae=True,
         )
         for calling, named, results in (
@@ -1146,9 +1147,9 @@ class RemoteTests(AssociationTestCase):
     def test_host(self) -> None:
         """A remote with a host check is taken from its address, written or resolved, and no other."""
         self.serve(
-            Remote(ae_title="NUMBER", host="192.0.2.7", check_host=True),
-            Remote(ae_title="NAME", host="ct.example", check_host=True),
-            Remote(ae_title="NOWHERE", host="gone.example", check_host=True),
+            Remote(aet="NUMBER", host="192.0.2.7", check_host=True),
+            Remote(aet="NAME", host="ct.example", check_host=True),
+            Remote(aet="NOWHERE", host="gone.example", check_host=True),
             ct_example="192.0.2.8",
         )
         for calling, host, accepted in (
@@ -1167,7 +1168,7 @@ class RemoteTests(AssociationTestCase):
 
     def lookup(self) -> Deferred[frozenset[str]]:
         """A server whose one remote has a name, and the look-up of that name, which takes its time."""
-        self.serve(Remote(ae_title="NAME", host="ct.example", check_host=True))
+        self.serve(Remote(aet="NAME", host="ct.example", check_host=True))
         looked_up: Deferred[frozenset[str]] = Deferred()
         self.server.factory.resolve = lambda names: looked_up
         return looked_up
@@ -1278,7 +1279,7 @@ class RemoteTests(AssociationTestCase):
 
     def test_faults_before_the_look_up(self) -> None:
         """A proposal that cannot be accepted is aborted without a look-up."""
-        self.serve(Remote(ae_title="NAME", host="ct.example", check_host=True))
+        self.serve(Remote(aet="NAME", host="ct.example", check_host=True))
         self.server.factory.resolve = lambda names: self.fail("looked up")
         peer = self.server.connect()
         peer.send(associate_rq({2: (CT, IVR)}, calling="NAME"))
@@ -1346,7 +1347,7 @@ class FactoryTests(AssociationTestCase):
 
     def test_turned_out_in_a_look_up(self) -> None:
         """Nor does who is turned out while its name is looked up."""
-        named = Remote(ae_title="SCU", host="ct.example", check_host=True)
+        named = Remote(aet="SCU", host="ct.example", check_host=True)
         access = AccessPolicy(ae_title="PMOD", remotes=(named,))
         factory = self.server.factory
         factory.entity = attrs.evolve(factory.entity, access=access)

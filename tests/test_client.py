@@ -35,7 +35,6 @@ from zope.interface import implementer
 
 from dicomtw import uids
 from dicomtw.client import TLS, associate, storage_contexts
-from dicomtw.config import Remote
 from dicomtw.dimse import status
 from dicomtw.dimse.messages import Command
 from dicomtw.errors import (
@@ -51,6 +50,7 @@ from dicomtw.feed import Disk
 from dicomtw.protocol import Limits
 from dicomtw.requestor import Proposal
 from dicomtw.scu import SCU, Retrieval
+from dicomtw.security.remote import Remote
 from dicomtw.security.tls import PROFILES, TLSError, TLSFiles, server_context
 from dicomtw.services import MemorySink, Operation, Response, ServiceClass
 from dicomtw.services.storage import Storage

@@ -12,7 +12,10 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from dicomtw.config import Remote, Server, configure, settings_of
+from dicomtw.config import Server
+from dicomtw.configure import configure
+from dicomtw.security.remote import Remote
+from dicomtw.settings import settings_of
 from tests.interop.peers import missing, program, run
 from tests.interop.twistd import (
     CHECKOUT,

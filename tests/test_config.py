@@ -9,16 +9,10 @@ import attrs
 from twisted.trial.unittest import SynchronousTestCase
 
 from dicomtw import uids
-from dicomtw.config import (
-    ConfigError,
-    Configuration,
-    Remote,
-    Server,
-    configure,
-    parse_peer,
-    parse_remote,
-    settings_of,
-)
+from dicomtw.config import Configuration, Server
+from dicomtw.configure import configure
+from dicomtw.security.remote import Remote, parse_peer, parse_remote
+from dicomtw.settings import ConfigError, settings_of
 
 IVR = uids.IMPLICIT_VR_LITTLE_ENDIAN
 EVR = uids.EXPLICIT_VR_LITTLE_ENDIAN

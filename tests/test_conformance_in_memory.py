@@ -26,7 +26,8 @@ from dicomtw.dimse.messages import (
 )
 from dicomtw.feed import Disk
 from dicomtw.protocol import Limits
-from dicomtw.security.access import AccessPolicy, Remote
+from dicomtw.security.access import AccessPolicy
+from dicomtw.security.remote import Remote
 from dicomtw.services import ServiceRegistry
 from dicomtw.services.storage import Storage
 from dicomtw.services.verification import Verification
@@ -552,7 +553,7 @@ class NegotiationTests(WireTestCase):
 
     def test_unknown_caller(self) -> None:
         """C25 (T9-21): if only known AE titles are accepted, another one is rejected and a known one not."""
-        known = Remote(ae_title="KNOWN")
+        known = Remote(aet="KNOWN")
         self.serve(access=AccessPolicy(ae_title="PMOD", remotes=(known,)))
         peer = self.server.connect()
         peer.send(rq())

@@ -12,10 +12,11 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from dicomtw import client
 from dicomtw.client import TLS
-from dicomtw.config import Remote, Server
+from dicomtw.config import Server
 from dicomtw.destinations import RemoteDestinations, fault_of, tls_of
 from dicomtw.errors import Cancelled, NotConnected
 from dicomtw.feed import Disk
+from dicomtw.security.remote import Remote
 from dicomtw.services.storage import Storage
 from dicomtw.testing import MemoryServer, MemoryStore, at_once
 from tests.security.test_tls import identity

@@ -19,7 +19,8 @@ from zope.interface.verify import verifyObject
 
 from dicomtw.association import Hold
 from dicomtw.protocol import DicomProtocol, Limits
-from dicomtw.security.access import AccessPolicy, Remote
+from dicomtw.security.access import AccessPolicy
+from dicomtw.security.remote import Remote
 from dicomtw.services.verification import Verification
 from dicomtw.testing import MemoryServer, MemoryStore, Peer, associate_rq, message
 from dicomtw.ul.pdu import (
@@ -363,7 +364,7 @@ class ClosingTests(ProtocolTestCase):
     def ends(self) -> dict[str, tuple[WireTransport, str]]:
         """Connections in every state that there is, and what their log lines say at their end."""
         looked_up: Deferred[frozenset[str]] = Deferred()
-        named = Remote(ae_title="SCU", host="ct.example", check_host=True)
+        named = Remote(aet="SCU", host="ct.example", check_host=True)
         access = AccessPolicy(ae_title="PMOD", remotes=(named,))
         lookup = MemoryServer(attrs.evolve(self.server.factory.entity, access=access))
         lookup.factory.resolve = lambda names: looked_up
@@ -465,7 +466,7 @@ class ClosingTests(ProtocolTestCase):
 
     def test_local_peer_is_checked_for_no_host(self) -> None:
         """A peer on a UNIX socket has no address, and is no remote whose host is checked."""
-        remote = Remote(ae_title="SCU", host="192.0.2.1", check_host=True)
+        remote = Remote(aet="SCU", host="192.0.2.1", check_host=True)
         access = AccessPolicy(ae_title="PMOD", remotes=(remote,))
         self.server.factory.entity = attrs.evolve(self.server.factory.entity, access=access)
         transport = self.wire(associate_rq(CONTEXTS), transport=WireTransport(UNIXAddress(None)))

@@ -22,7 +22,8 @@ from zope.interface.verify import verifyObject
 from dicomtw import uids
 from dicomtw.protocol import Limits
 from dicomtw.proxy import Header, ProxyEndpoint, ProxyFactory, ProxyProtocol, parse, server_endpoint
-from dicomtw.security.access import AccessPolicy, Remote
+from dicomtw.security.access import AccessPolicy
+from dicomtw.security.remote import Remote
 from dicomtw.services.verification import Verification
 from dicomtw.testing import MemoryServer, MemoryStore, Peer, associate_rq, message
 from dicomtw.ul.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RJ
@@ -243,7 +244,7 @@ class ConnectionTests(ProxyTestCase):
 
     def test_rules(self) -> None:
         """A remote bound to its host is known by the header, and not by what the front end's address is."""
-        remote = Remote(ae_title="ROOM1", host="198.51.100.7", check_host=True)
+        remote = Remote(aet="ROOM1", host="198.51.100.7", check_host=True)
         access = AccessPolicy(ae_title="PMOD", remotes=(remote,))
         self.server.factory.entity = attrs.evolve(self.server.factory.entity, access=access)
         for header, accepted in ((V1_4, True), (V2_4, True), (V1_6, False), (LOCAL, False)):

@@ -30,7 +30,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from dicomtw import archive, names, service, uids
 from dicomtw.check import check
-from dicomtw.config import ConfigError, Configuration, Remote, Server
+from dicomtw.config import Configuration, Server
+from dicomtw.security.remote import Remote
 from dicomtw.security.tls import PROFILES
 from dicomtw.service import (
     DicomService,
@@ -40,6 +41,7 @@ from dicomtw.service import (
     state_directory,
     warnings_of,
 )
+from dicomtw.settings import ConfigError
 from dicomtw.storage.journal import INCOMING
 from dicomtw.testing import Peer, at_once, message
 from dicomtw.ul.items import ImplementationVersionName
@@ -501,7 +503,7 @@ class ServingTests(ServiceTestCase):
         self.assertEqual(entity.preferred_transfer_syntaxes, (uids.EXPLICIT_VR_LITTLE_ENDIAN,))
         self.assertTrue(entity.access.accept_any_called_ae)
         (known,) = entity.access.remotes
-        self.assertEqual((known.ae_title, known.host, known.port, known.tls), ("KNOWN", "h", 1, True))
+        self.assertEqual((known.aet, known.host, known.port, known.tls), ("KNOWN", "h", 1, True))
         self.assertTrue(known.no_implementation_version_name)
         timers = (limits.artim_timeout, limits.dimse_timeout, limits.idle_timeout)
         self.assertEqual((*timers, limits.max_associations), (1, 2, 3, 4))

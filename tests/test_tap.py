@@ -16,9 +16,12 @@ from twisted.python import usage
 from twisted.trial.unittest import SynchronousTestCase
 
 from dicomtw import check, tap, uids
-from dicomtw.config import FLAG, Configuration, Remote, Server, configure, settings_of
+from dicomtw.config import Configuration, Server
+from dicomtw.configure import configure
 from dicomtw.jsonlog import file_log_observer
+from dicomtw.security.remote import Remote
 from dicomtw.service import Process, StartError
+from dicomtw.settings import FLAG, settings_of
 from dicomtw.tap import Options, makeService
 from tests.security.test_tls import identity
 from tests.test_config import EVERYTHING, REMOTE, SERVER

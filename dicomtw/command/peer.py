@@ -10,9 +10,11 @@ import attrs
 
 from dicomtw.client import TLS, Associating, Context, associate
 from dicomtw.command.exits import Fault
-from dicomtw.config import ConfigError, Remote, configure, parse_peer
+from dicomtw.configure import configure
 from dicomtw.protocol import Limits
+from dicomtw.security.remote import Remote, parse_peer
 from dicomtw.security.tls import TLSError
+from dicomtw.settings import ConfigError
 
 _TLS_OPTIONS = ("tls_ca", "tls_cert", "tls_key", "tls_no_verify")
 

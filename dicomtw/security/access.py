@@ -8,30 +8,11 @@ from collections.abc import Collection
 import attrs
 
 from dicomtw import ae_title
+from dicomtw.security.remote import OPERATIONS, Remote
 from dicomtw.ul.pdu import A_ASSOCIATE_RJ, Result, Source
-
-#: What a remote may be allowed, and the DIMSE operation that it is.
-OPERATIONS = {"echo": "C-ECHO", "store": "C-STORE", "find": "C-FIND", "get": "C-GET", "move": "C-MOVE"}
 
 #: Operations that hand out what is stored.
 _RETRIEVAL = ("C-FIND", "C-GET", "C-MOVE")
-
-
-@attrs.frozen(kw_only=True)
-class Remote:
-    """An application entity that we know."""
-
-    ae_title: str
-    host: str = ""
-    port: int = 0
-    #: Connections to it use TLS.
-    tls: bool = False
-    #: Associations in its name are accepted from `host` only.
-    check_host: bool = False
-    no_implementation_version_name: bool = False
-    enforce_default_transfer_syntax: bool = False
-    #: What it may ask for, of `OPERATIONS`.
-    operations: frozenset[str] = frozenset(OPERATIONS)
 
 
 @attrs.frozen(kw_only=True)
@@ -101,7 +82,7 @@ class AccessPolicy:
         return self._decide_remote(calling, requestor.address, addresses)
 
     def _decide_remote(self, calling: str, address: str, addresses: Collection[str] | None) -> Decision:
-        known = [remote for remote in self.remotes if remote.ae_title == calling]
+        known = [remote for remote in self.remotes if remote.aet == calling]
         names = set()
         for remote in known:
             if not remote.check_host or _same_address(remote.host, address):

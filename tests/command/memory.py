@@ -17,8 +17,8 @@ from dicomtw import uids
 from dicomtw.client import Associating, Context
 from dicomtw.command import terminal
 from dicomtw.command.peer import Peer
-from dicomtw.config import Remote
 from dicomtw.protocol import Limits
+from dicomtw.security.remote import Remote
 from dicomtw.testing import MemoryServer
 
 CT = "1.2.840.10008.5.1.4.1.1.2"

@@ -9,22 +9,21 @@ from twisted.trial.unittest import SynchronousTestCase
 from dicomtw.security.access import (
     CALLED_NOT_RECOGNIZED,
     CALLING_NOT_RECOGNIZED,
-    OPERATIONS,
     AccessPolicy,
     Decision,
-    Remote,
     Requestor,
 )
+from dicomtw.security.remote import OPERATIONS, Remote
 from dicomtw.ul.pdu import A_ASSOCIATE_RJ
 
-ANYWHERE = Remote(ae_title="ANYWHERE", host="192.0.2.1")
-NUMBER = Remote(ae_title="NUMBER", host="192.0.2.7", check_host=True)
-IPV6 = Remote(ae_title="IPV6", host="2001:db8:0:0::7", check_host=True)
-NAME = Remote(ae_title="NAME", host="ct.example", check_host=True)
+ANYWHERE = Remote(aet="ANYWHERE", host="192.0.2.1")
+NUMBER = Remote(aet="NUMBER", host="192.0.2.7", check_host=True)
+IPV6 = Remote(aet="IPV6", host="2001:db8:0:0::7", check_host=True)
+NAME = Remote(aet="NAME", host="ct.example", check_host=True)
 TWICE = (
-    Remote(ae_title="TWICE", host="192.0.2.21", check_host=True),
-    Remote(ae_title="TWICE", host="mr.example", check_host=True),
-    Remote(ae_title="TWICE", host="pet.example", check_host=True),
+    Remote(aet="TWICE", host="192.0.2.21", check_host=True),
+    Remote(aet="TWICE", host="mr.example", check_host=True),
+    Remote(aet="TWICE", host="pet.example", check_host=True),
 )
 REMOTES = (ANYWHERE, NUMBER, IPV6, NAME, *TWICE)
 
@@ -181,7 +180,7 @@ class RefusalTests(SynchronousTestCase):
         """A remote may do everything, unless it is told what; what else there is is no matter of it."""
         self.assertEqual(self.refused(ANYWHERE), {})
         for allowed in ((), ("echo",), ("store", "find"), tuple(OPERATIONS)):
-            remote = Remote(ae_title="SOME", operations=frozenset(allowed))
+            remote = Remote(aet="SOME", operations=tuple(allowed))
             others = [name for word, name in OPERATIONS.items() if word not in allowed]
             for any_may in (False, True):
                 found = self.refused(remote, allow_retrieve_any=any_may)

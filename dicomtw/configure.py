@@ -1,0 +1,96 @@
+"""The configuration of a TOML file and of the command line, which wins. Every fault is a `ConfigError`."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dicomtw.config import LOG_FORMAT, Configuration, Server
+from dicomtw.security.remote import Remote
+from dicomtw.settings import ConfigError, dashed, make, settings_of
+
+#: Settings of which one on the command line takes the place of all in the file.
+_RIVALS = ({"port", "listen", "interface"}, {"accept_any_ae", "known_ae_only"})
+
+
+def configure(
+    path: Path | None,
+    options: Mapping[str, Any],
+    remotes: tuple[Remote, ...] = (),
+    log_format: str | None = None,
+) -> Configuration:
+    """The configuration of a file, if there is one, and of what the command line says, which wins.
+
+    Keys of `options` are field names of `Server`. Top-level keys of the file are for all its servers.
+    Raises `ConfigError`.
+    """
+    document = {} if path is None else _read(path)
+    origin = "" if path is None else f"{path}: "
+    tables = _tables(document.pop("server", []), origin, "server")
+    known = _tables(document.pop("remote", []), origin, "remote")
+    chosen_format = document.pop("log-format", "text")
+    for given, where in ((chosen_format, origin), (log_format or chosen_format, "--")):
+        try:
+            LOG_FORMAT.check(given)
+        except ValueError:
+            raise ConfigError(f"{where}log-format takes {LOG_FORMAT.takes}, not {given!r}") from None
+    common = _fields(Server, document, origin)
+    single = {"port", "listen", "store", "state_dir"} & options.keys()
+    if len(tables) > 1 and single:
+        name = min(single).replace("_", "-")
+        raise ConfigError(f"--{name} cannot be for each of the {len(tables)} servers in {path}")
+    servers = []
+    for number, table in enumerate(tables or [{}], 1):
+        where = f"{origin}[[server]] {number}: " if tables else origin
+        values = {**common, **_fields(Server, table, where)}
+        for rivals in _RIVALS:
+            if rivals & options.keys():  # the command line wins over all of them
+                values = {name: value for name, value in values.items() if name not in rivals}
+        values |= options
+        if "port" not in values and not values.get("listen"):
+            values["port"] = 4030
+        servers.append(make(Server, values, dashed, where, options))
+    file_remotes = []
+    for number, table in enumerate(known, 1):
+        where = f"{origin}[[remote]] {number}: "
+        values = _fields(Remote, table, where)
+        if "aet" not in values:
+            raise ConfigError(f"{where}aet is missing")
+        file_remotes.append(make(Remote, values, dashed, where))
+    return Configuration(
+        servers=tuple(servers),
+        remotes=(*file_remotes, *remotes),
+        log_format=log_format or chosen_format,
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return {dashed(key): value for key, value in tomllib.loads(path.read_text("utf-8")).items()}
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def _tables(value: Any, origin: str, name: str) -> list[dict[str, Any]]:
+    if not isinstance(value, list) or not all(isinstance(table, dict) for table in value):
+        raise ConfigError(f"{origin}{name} takes tables, written [[{name}]]")
+    return value
+
+
+def _fields(table: type[Any], values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The keys of a TOML table as field names."""
+    known = settings_of(table)
+    fields = {}
+    for key, value in values.items():
+        field = known.get(dashed(key))
+        if field is None:
+            near = difflib.get_close_matches(key, known, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ConfigError(f"{where}unknown key {key!r}{hint}")
+        fields[field.name] = value
+    return fields

@@ -1,0 +1,113 @@
+"""An application entity that we know: who it is, what it may do, and how we reach it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from dicomtw.settings import (
+    AE_TITLE,
+    FLAG,
+    PATH,
+    REMOTE_PORT,
+    SECONDS,
+    TEXT,
+    ConfigError,
+    kind_of_choice,
+    kind_of_number,
+    make,
+    setting,
+)
+
+#: What a remote may be allowed, and the DIMSE operation that it is.
+OPERATIONS = {"echo": "C-ECHO", "store": "C-STORE", "find": "C-FIND", "get": "C-GET", "move": "C-MOVE"}
+
+
+@attrs.frozen(kw_only=True)
+class Remote:
+    """An application entity that we know (PS3.15 leaves who may call to us)."""
+
+    aet: str = setting(AE_TITLE, attrs.NOTHING, "its AE title")
+    host: str = setting(TEXT, "", "its host name or IP address")
+    port: int = setting(REMOTE_PORT, 0, "the port it listens on")
+    tls: bool = setting(FLAG, False, "connections to it use TLS")
+    check_host: bool = setting(FLAG, False, "accept associations in its name from its host only")
+    no_implementation_version_name: bool = setting(
+        FLAG, False, "leave item 55H out of what we answer it, as the server option does for all"
+    )
+    enforce_default_transfer_syntax: bool = setting(
+        FLAG, False, "choose Implicit VR Little Endian for it, as the server option does for all"
+    )
+
+    operations: tuple[str, ...] = setting(
+        kind_of_choice(*OPERATIONS),
+        tuple(OPERATIONS),
+        f"what it may ask for: {', '.join(OPERATIONS)}",
+        many=True,
+    )
+    tls_ca: Path | None = setting(
+        PATH, None, "certificates of those who certify it, PEM; without them its certificate is not verified"
+    )
+    tls_cert: Path | None = setting(PATH, None, "our certificate for connections to it, PEM")
+    tls_key: Path | None = setting(PATH, None, "the private key of that certificate, PEM (its file)")
+    retries: int = setting(
+        kind_of_number(0, 100, "times"), 0, "how often to try again if it cannot be reached or is busy"
+    )
+    retry_delay: float = setting(SECONDS, 5.0, "seconds between two tries")
+
+    def __attrs_post_init__(self) -> None:
+        if self.check_host and not self.host:
+            raise ConfigError("check-host needs the host")
+        if (self.tls_ca, self.tls_cert, self.tls_key) != (None, None, None) and not self.tls:
+            raise ConfigError("tls-ca, tls-cert and tls-key need tls")
+        if self.tls_key is not None and self.tls_cert is None:
+            raise ConfigError("tls-key needs tls-cert")
+
+
+#: Words after AET@HOST:PORT in --remote, and what they set.
+REMOTE_FLAGS = {
+    "tls": "tls",
+    "check-host": "check_host",
+    "no-version": "no_implementation_version_name",
+    "no-implementation-version-name": "no_implementation_version_name",
+    "default-transfer-syntax": "enforce_default_transfer_syntax",
+    "enforce-default-transfer-syntax": "enforce_default_transfer_syntax",
+}
+
+
+def parse_remote(text: str) -> Remote:
+    """``AET@HOST:PORT[,FLAG...]``; an IPv6 address stands in brackets. Raises `ConfigError`."""
+    address, *flags = text.split(",")
+    title, at, host_and_port = address.rpartition("@")
+    host, colon, port = host_and_port.rpartition(":")
+    in_brackets = host.startswith("[") and host.endswith("]")
+    if not (at and colon and host and port.isascii() and port.isdigit()) or (":" in host and not in_brackets):
+        raise ConfigError(f"takes AET@HOST:PORT[,FLAG...], not {text!r}")
+    if in_brackets:
+        host = host[1:-1]
+    unknown = [flag for flag in flags if flag not in REMOTE_FLAGS]
+    if unknown:
+        raise ConfigError(f"takes the flags {', '.join(REMOTE_FLAGS)}, not {unknown[0]!r}")
+    values: dict[str, Any] = {"aet": title, "host": host, "port": int(port)}
+    values |= {REMOTE_FLAGS[flag]: True for flag in flags}
+    remote: Remote = make(Remote, values, str.upper)
+    return remote
+
+
+_AT_A_PORT = re.compile(r"(?:[^@]*@)?(?:\[[0-9a-fA-F:.%]+\]|[^:@/\[\]]+):[0-9]+(?:,.*)?")
+
+
+def parse_peer(text: str) -> Remote | None:
+    """``[AET@]HOST:PORT[,FLAG...]``, called ANY-SCP without a title; None for what does not look like that.
+
+    Raises `ConfigError`.
+    """
+    if not _AT_A_PORT.fullmatch(text):
+        return None
+    remote = parse_remote(text if "@" in text else f"ANY-SCP@{text}")
+    if not remote.port:
+        raise ConfigError("cannot be at port 0")
+    return remote
