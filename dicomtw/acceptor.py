@@ -10,16 +10,15 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from dicomtw import ae_title, uids
-from dicomtw.association import Association, Shell
-from dicomtw.dimse import status, writer
+from dicomtw.association import Association, Shell, maximum_length_of
+from dicomtw.dimse import status
 from dicomtw.dimse.messages import Command
-from dicomtw.errors import DimseError, ProtocolError
+from dicomtw.errors import DimseError
 from dicomtw.feed import Disk
 from dicomtw.operations import OPERATIONS_WINDOW
 from dicomtw.security.access import AccessPolicy, Decision, Requestor
 from dicomtw.security.remote import Remote
 from dicomtw.services import ServiceRegistry
-from dicomtw.ul.items import MaximumLength
 from dicomtw.ul.machine import State
 from dicomtw.ul.negotiation import Acceptor, check_contexts, negotiate
 from dicomtw.ul.pdu import A_ASSOCIATE_RJ, A_ASSOCIATE_RQ, Result, Source
@@ -85,7 +84,7 @@ class AcceptedAssociation(Association):
         if decision.rejection is None:
             # Of no interest from somebody who is turned away: only now the proposal itself is looked at.
             check_contexts(rq.presentation_contexts)
-            _maximum_length_of(rq)
+            maximum_length_of(rq.user_information)
         if decision.resolve and self._shell.full() is None:
             resolved = self._shell.resolve(decision.resolve)
             resolved.addCallbacks(
@@ -128,7 +127,9 @@ class AcceptedAssociation(Association):
         self._scp_roles = agreement.scp_roles
         self._extended_negotiation = dict(agreement.extended_negotiation)
         self._established(
-            _maximum_length_of(rq), performed=agreement.operations_window, invoked=agreement.invoked_window
+            maximum_length_of(rq.user_information),
+            performed=agreement.operations_window,
+            invoked=agreement.invoked_window,
         )
         self.provider.associate_response(agreement.ac)
 
@@ -149,14 +150,3 @@ class AcceptedAssociation(Association):
     def _refusal(self, request: Command) -> DimseError | None:
         why = self._entity.access.refusal(self._remote, request.message_type.name.removesuffix("-RQ"))
         return DimseError(status.NOT_AUTHORIZED, why) if why else None
-
-
-def _maximum_length_of(rq: A_ASSOCIATE_RQ) -> int:
-    """The length of P-DATA-TF that the requestor receives; raises `ProtocolError` if nothing fits into it."""
-    item = rq.user_information.first(MaximumLength)
-    maximum_length = 0 if item is None else item.maximum_length_received
-    try:
-        writer.fragment_length(maximum_length)
-    except ValueError as error:
-        raise ProtocolError(str(error)) from None
-    return maximum_length

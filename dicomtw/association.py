@@ -16,7 +16,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from dicomtw import uids
-from dicomtw.dimse import status
+from dicomtw.dimse import status, writer
 from dicomtw.dimse.messages import (
     C_CANCEL_RQ,
     C_STORE_RQ,
@@ -32,6 +32,7 @@ from dicomtw.operations import MAXIMUM_REQUESTS, Operation, OperationQueue, or_c
 from dicomtw.outbox import Outbox
 from dicomtw.requests import Answer, Request, Requests
 from dicomtw.services import DataSetSource, MemorySink, Response, ServiceRegistry
+from dicomtw.ul.items import MaximumLength, UserInformation
 from dicomtw.ul.machine import State
 from dicomtw.ul.negotiation import AcceptedContext, RefusedContext
 from dicomtw.ul.pdu import A_ABORT, A_ASSOCIATE_AC, A_ASSOCIATE_RJ, A_ASSOCIATE_RQ
@@ -450,3 +451,17 @@ class Association:
     def _disk_busy(self, busy: bool) -> None:
         self._busy_feeds += 1 if busy else -1
         self._shell.hold(Hold.DISK, bool(self._busy_feeds))
+
+
+def maximum_length_of(user_information: UserInformation) -> int:
+    """The length of P-DATA-TF that the peer receives, 0 for any (PS3.8 D.1.1).
+
+    Raises `ProtocolError` if nothing fits into it.
+    """
+    item = user_information.first(MaximumLength)
+    maximum_length = 0 if item is None else item.maximum_length_received
+    try:
+        writer.fragment_length(maximum_length)
+    except ValueError as error:
+        raise ProtocolError(str(error)) from None
+    return maximum_length

@@ -40,7 +40,7 @@ from dicomtw.requestor import Proposal, RequestedAssociation
 from dicomtw.scu import SCU
 from dicomtw.security.remote import Remote, parse_peer
 from dicomtw.security.tls import TLSError, TLSFiles, client_context, verification
-from dicomtw.services import UNCOMPRESSED, ServiceClass, ServiceRegistry
+from dicomtw.services import FALLBACK, ServiceClass, ServiceRegistry
 from dicomtw.settings import ConfigError
 from dicomtw.storing import storage_contexts as storage_contexts  # for those who associate
 from dicomtw.summary import tls_fault, tls_of
@@ -121,7 +121,7 @@ def associate(
     performed = tuple(services)
     registry = ServiceRegistry(performed)
     proposed = tuple(
-        (context, UNCOMPRESSED[:2]) if isinstance(context, str) else (context[0], tuple(context[1]))
+        (context, FALLBACK) if isinstance(context, str) else (context[0], tuple(context[1]))
         for context in contexts
     )
     proposal = Proposal(

@@ -11,7 +11,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
 from dicomtw.dimse import status
-from dicomtw.dimse.messages import C_FIND_RQ, C_GET_RQ, C_MOVE_RQ, Command, response_type
+from dicomtw.dimse.messages import CANCELLABLE, Command, response_type
 from dicomtw.errors import Cancelled, DimseError
 from dicomtw.feed import Feed
 from dicomtw.services import MemorySink, Perform, Response, SubOperations
@@ -40,7 +40,7 @@ def or_cancelled(deferred: Deferred[T]) -> Deferred[T]:
     return deferred.addErrback(translate)
 
 
-def _with_late(called: Deferred[T], late: Callable[[T], object]) -> Deferred[T]:
+def with_late(called: Deferred[T], late: Callable[[T], object]) -> Deferred[T]:
     """`called`, whose result goes to `late` if it comes after its cancellation."""
     waiting: Deferred[T] = Deferred()
 
@@ -128,7 +128,7 @@ class Operation:
         self, function: Callable[[], T], *, late: Callable[[T], object] | None = None
     ) -> Awaitable[T]:
         called = self._surroundings.call_in_thread(function)
-        return or_cancelled(called if late is None else _with_late(called, late))
+        return or_cancelled(called if late is None else with_late(called, late))
 
     def warn(self, what: str) -> None:
         self._surroundings.warn(what)
@@ -231,7 +231,7 @@ class OperationQueue:
         """PS3.7 9.3.2.3: cancel the operation of this Message ID, if it is one that C-CANCEL is about."""
         for operation in (*self._running, *self._waiting):
             request = operation.request
-            if request.message_id == message_id and request.message_type in _CANCELLABLE:
+            if request.message_id == message_id and request.message_type in CANCELLABLE:
                 self._cancel(operation)
 
     def cancel_all(self) -> None:
@@ -246,7 +246,7 @@ class OperationQueue:
             performing = self._running[operation]
             if performing is not None and (operation.dropped or not operation.shields):
                 performing.cancel()
-        elif operation.request.message_type in _CANCELLABLE:
+        elif operation.request.message_type in CANCELLABLE:
             # It waits for its turn, or for its identifier: this is found when it would begin.
             operation.refusal = operation.refusal or DimseError(status.CANCEL)
 
@@ -259,7 +259,7 @@ class OperationQueue:
         while self._waiting:
             self._waiting.popleft().discard()
         for operation in tuple(self._running):
-            can_be = operation in self._cancellable or operation.request.message_type in _CANCELLABLE
+            can_be = operation in self._cancellable or operation.request.message_type in CANCELLABLE
             if can_be and not operation.dropped:
                 dropped += 1
                 operation.dropped = True
@@ -335,7 +335,3 @@ class OperationQueue:
         finally:
             self._cancellable.discard(operation)  # it is over, and may take its time to clean up
             await responses.aclose()
-
-
-#: Requests that C-CANCEL-RQ is about (PS3.7 9.3.2.3, 9.3.3.3, 9.3.4.3).
-_CANCELLABLE = (C_FIND_RQ, C_GET_RQ, C_MOVE_RQ)

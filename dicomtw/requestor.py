@@ -8,9 +8,8 @@ import attrs
 from twisted.internet.defer import Deferred
 
 from dicomtw import ae_title, uids
-from dicomtw.association import Association, Shell
-from dicomtw.dimse import writer
-from dicomtw.errors import AssociationLost, NotAccepted, NotConnected, ProtocolError, Rejected
+from dicomtw.association import Association, Shell, maximum_length_of
+from dicomtw.errors import AssociationLost, NotAccepted, NotConnected, Rejected
 from dicomtw.feed import Disk
 from dicomtw.services import ServiceRegistry
 from dicomtw.ul.items import (
@@ -124,12 +123,7 @@ class RequestedAssociation(Association):
             if context.context_id not in self.accepted
         )
         asked, said = self._rq.user_information, ac.user_information
-        item = said.first(MaximumLength)
-        maximum_length = 0 if item is None else item.maximum_length_received
-        try:
-            writer.fragment_length(maximum_length)
-        except ValueError as error:
-            raise ProtocolError(str(error)) from None
+        maximum_length = maximum_length_of(said)
         # An acceptor answers what was proposed (PS3.7 D.3.3.3-5): what else it says does not count.
         proposed_roles = frozenset(role.sop_class_uid for role in asked.all(RoleSelection))
         self.scp_roles = proposed_roles & scp_roles(said)

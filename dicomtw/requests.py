@@ -9,15 +9,12 @@ import attrs
 from twisted.internet.defer import Deferred, fail, succeed
 
 from dicomtw.dimse import status
-from dicomtw.dimse.messages import C_FIND_RQ, C_GET_RQ, C_MOVE_RQ, Command, MessageType, response_type
+from dicomtw.dimse.messages import CANCELLABLE, Command, MessageType, response_type
 from dicomtw.errors import AssociationLost, LocalStateError, ProtocolError
 from dicomtw.ul.negotiation import AcceptedContext
 
 #: Responses that wait to be asked for, at most, before the peer is paused.
 _MAXIMUM_WAITING = 64
-
-#: Requests that have pending responses, and that C-CANCEL-RQ is about (PS3.7 9.3.2.3, 9.3.3.3, 9.3.4.3).
-_MANY_RESPONSES = (C_FIND_RQ, C_GET_RQ, C_MOVE_RQ)
 
 
 @attrs.frozen
@@ -54,7 +51,7 @@ class Request:
     @property
     def can_be_cancelled(self) -> bool:
         """Whether C-CANCEL-RQ would be about it."""
-        return self.message_type in _MANY_RESPONSES and not self.over
+        return self.message_type in CANCELLABLE and not self.over
 
     def answer(self) -> Deferred[Answer]:
         """The next response; the last one if it is not pending. Raises `AssociationLost`.

@@ -30,10 +30,11 @@ from dicomtw.dimse.messages import (
 )
 from dicomtw.errors import OperationFailed
 from dicomtw.matches import Matches
+from dicomtw.operations import with_late
 from dicomtw.requestor import RequestedAssociation
 from dicomtw.requests import Request
 from dicomtw.services import Response
-from dicomtw.storing import Prepared, prepare
+from dicomtw.storing import prepare
 from dicomtw.transcode import encode
 
 #: Stores under way at a time where the peer sets no limit.
@@ -88,19 +89,10 @@ class SCU:
             self._prepared.release()
 
     async def _prepare_and_store(self, source: Any, priority: int, transcoded: bool) -> Response:
-        abandoned = False
-
-        def prepare_or_drop() -> Prepared:
-            prepared = prepare(source, self.association, transcoded=transcoded)
-            if abandoned:
-                prepared.data_set.close()
-            return prepared
-
-        try:
-            prepared = await self.association.call_in_thread(prepare_or_drop)
-        except BaseException:
-            abandoned = True
-            raise
+        prepared = await with_late(
+            self.association.call_in_thread(lambda: prepare(source, self.association, transcoded=transcoded)),
+            lambda prepared: prepared.data_set.close(),
+        )
         response = await self.association.store(
             prepared.context, prepared.sop_instance_uid, prepared.data_set, priority=priority
         )

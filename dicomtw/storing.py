@@ -14,13 +14,10 @@ from typing import Any
 import attrs
 
 from dicomtw.requestor import RequestedAssociation
-from dicomtw.services import UNCOMPRESSED, DataSetSource
+from dicomtw.services import FALLBACK, DataSetSource
 from dicomtw.storage.data_set_file import DataSetFile, open_data_set
 from dicomtw.transcode import CannotTranscode, encode, transcode, transfer_syntax_of
 from dicomtw.ul.negotiation import AcceptedContext
-
-#: What every peer should take, and what is compressed can be made into, best first.
-FALLBACK = UNCOMPRESSED[:2]
 
 
 def contexts_of(

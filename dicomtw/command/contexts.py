@@ -9,7 +9,8 @@ import attrs
 from dicomtw import uids
 from dicomtw.client import Context
 from dicomtw.command.files import Found
-from dicomtw.storing import FALLBACK, contexts_of
+from dicomtw.services import FALLBACK
+from dicomtw.storing import contexts_of
 from dicomtw.ul.pdu import MAXIMUM_CONTEXTS
 
 

@@ -16,7 +16,6 @@ class Exit(IntEnum):
     FAILED = 3
     BUG = 4
     INTERRUPTED = 130
-    TERMINATED = 143
     BROKEN_PIPE = 141
 
 

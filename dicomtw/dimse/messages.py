@@ -175,6 +175,9 @@ C_ECHO_RQ = MessageType("C-ECHO-RQ", 0x0030, (_C.affected_sop_class_uid, _C.mess
 C_ECHO_RSP = MessageType("C-ECHO-RSP", 0x8030, _RESPONSE, (_C.affected_sop_class_uid, *_ERROR))
 C_CANCEL_RQ = MessageType("C-CANCEL-RQ", 0x0FFF, (_C.message_id_being_responded_to,))
 
+#: Requests that have pending responses, and that C-CANCEL-RQ is about (PS3.7 9.3.2.3, 9.3.3.3, 9.3.4.3).
+CANCELLABLE = (C_FIND_RQ, C_GET_RQ, C_MOVE_RQ)
+
 # DIMSE-N (PS3.7 10.3)
 N_EVENT_REPORT_RQ = MessageType(
     "N-EVENT-REPORT-RQ", 0x0100, (*_AFFECTED, _C.message_id, _C.event_type_id), data_set=DataSet.MAY

@@ -30,6 +30,9 @@ UNCOMPRESSED = (
     uids.EXPLICIT_VR_BIG_ENDIAN,
 )
 
+#: What every peer should take, and what is compressed can be made into, best first.
+FALLBACK = UNCOMPRESSED[:2]
+
 
 T = TypeVar("T")
 

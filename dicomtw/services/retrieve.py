@@ -18,7 +18,7 @@ import attrs
 from dicomtw import uids
 from dicomtw.dimse import status
 from dicomtw.errors import AssociationLost, Cancelled, DimseError, IndexFault
-from dicomtw.services import DataSetSource, Operation, Response, ServiceClass, SubOperations
+from dicomtw.services import FALLBACK, DataSetSource, Operation, Response, ServiceClass, SubOperations
 from dicomtw.services.identifier import Identifier, failed_list
 from dicomtw.services.query import Settled, agreed, decoded, not_available
 from dicomtw.storage.data_set_file import open_data_set
@@ -86,7 +86,17 @@ class Counters:
     warning: int = 0
     failed_sop_instance_uids: list[str] = attrs.field(factory=list)
 
+    def answered(self, category: status.Category) -> None:
+        """The receiver has answered one: it has it."""
+        self.remaining -= 1
+        if category is status.Category.WARNING:
+            self.warning += 1
+        else:
+            self.completed += 1
+
     def fail(self, sop_instance_uid: str) -> None:
+        """One was not sent, or not taken."""
+        self.remaining -= 1
         self.failed += 1
         if len(self.failed_sop_instance_uids) < _FAILED_KEPT:
             self.failed_sop_instance_uids.append(sop_instance_uid)
@@ -153,7 +163,6 @@ class _Retrieval(ServiceClass):
         originator: Originator | None,
     ) -> None:
         """One sub-operation. Raises `AssociationLost`, after counting it."""
-        why = ""
         try:
             context, data_set = await operation.call_in_thread(
                 lambda: _open(self._root, instance, association.contexts(instance.sop_class_uid)),
@@ -162,25 +171,20 @@ class _Retrieval(ServiceClass):
             answer = await operation.shielded(
                 association.c_store(context, instance.sop_instance_uid, data_set, move_originator=originator)
             )
-        except (OSError, ValueError, CannotTranscode) as error:
+        except (OSError, ValueError) as error:
             why = str(error)
         except AssociationLost:
-            counters.remaining -= 1
             counters.fail(instance.sop_instance_uid)
             raise
         else:
             category = status.category(answer.status)
-            if category is status.Category.WARNING:
-                counters.warning += 1
-            elif category is status.Category.SUCCESS:
-                counters.completed += 1
-            else:
-                why = f"answered {answer.status:04X}H"  # a peer's comment may name a patient
-        counters.remaining -= 1
-        if why:
-            counters.fail(instance.sop_instance_uid)
-            if counters.failed <= _FAILURES_LOGGED:
-                operation.warn(f"{uids.name_of(instance.sop_class_uid)} not sent: {why}")
+            if category in (status.Category.SUCCESS, status.Category.WARNING):
+                counters.answered(category)
+                return
+            why = f"answered {answer.status:04X}H"  # a peer's comment may name a patient
+        counters.fail(instance.sop_instance_uid)
+        if counters.failed <= _FAILURES_LOGGED:
+            operation.warn(f"{uids.name_of(instance.sop_class_uid)} not sent: {why}")
 
     async def _send_all(
         self,
@@ -201,7 +205,6 @@ class _Retrieval(ServiceClass):
             counters.remaining -= len(batch) - len(instances)  # no longer stored
             for instance in instances:
                 if lost:
-                    counters.remaining -= 1
                     counters.fail(instance.sop_instance_uid)
                     continue
                 try:
@@ -278,7 +281,6 @@ class Move(_Retrieval):
             operation.warn(f"move destination {destination!r}: {fault}")
             for at in range(0, len(group.ids), _BATCH):
                 for instance in await self._instances(operation, group.ids[at : at + _BATCH]):
-                    counters.remaining -= 1
                     counters.fail(instance.sop_instance_uid)
             return
         originator = operation.calling_ae_title, operation.request.message_id or 0
@@ -311,10 +313,7 @@ class Group:
         classes = sorted({sop_class_uid for sop_class_uid, _ in self.kinds})
         return [
             *((sop_class_uid, (transfer_syntax,)) for sop_class_uid, transfer_syntax in sorted(self.kinds)),
-            *(
-                (sop_class_uid, (uids.EXPLICIT_VR_LITTLE_ENDIAN, uids.IMPLICIT_VR_LITTLE_ENDIAN))
-                for sop_class_uid in classes
-            ),
+            *((sop_class_uid, FALLBACK) for sop_class_uid in classes),
         ]
 
 
@@ -360,7 +359,7 @@ def _open(
 ) -> tuple[AcceptedContext, DataSetSource]:
     """A context that the receiver takes an instance in, and its data set for that: as stored if possible.
 
-    Raises `OSError`, `ValueError`, `CannotTranscode`.
+    Raises `OSError`, `ValueError`.
     """
     if not contexts:
         raise CannotTranscode("the receiver has accepted no presentation context for it")
