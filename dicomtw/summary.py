@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from cryptography.hazmat.primitives import hashes
 from OpenSSL import SSL
 from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 
 from dicomtw import uids
 from dicomtw.association import Association
+from dicomtw.security.certificate import PeerCertificate, peer_certificate_of
 
 _log = Logger(namespace="dicomtw.association")
 
@@ -109,23 +109,47 @@ def tls_of(transport: Any) -> str:
     """TLS version and cipher suite of a connection, wrapped or not, and who its peer is by its certificate,
     if it showed one; empty if it is plain.
     """
+    connection = _tls_connection(transport)
+    if connection is None:
+        return ""
+    said = f"{connection.get_protocol_version_name()} {connection.get_cipher_name()}"
+    try:
+        certificate = _certificate(connection)
+    except ValueError:
+        return f"{said} with a certificate that cannot be read"
+    if certificate is None:
+        return said
+    subject = repr(certificate.subject)  # repr: it may hold anything
+    if len(subject) > 100:
+        subject = subject[:97] + "..."
+    return f"{said} with {subject} (SHA-256 {certificate.sha256[:16]})"
+
+
+def certificate_of(transport: Any) -> PeerCertificate | None:
+    """The certificate that the peer of a connection, wrapped or not, has shown and TLS has accepted.
+
+    None if it has shown none, or one that cannot be read, and where there is no TLS.
+    """
+    connection = _tls_connection(transport)
+    try:
+        return None if connection is None else _certificate(connection)
+    except ValueError:
+        return None
+
+
+def _tls_connection(transport: Any) -> SSL.Connection | None:
     while transport is not None:
         handle = getattr(transport, "getHandle", lambda: None)()
         if isinstance(handle, SSL.Connection):
-            said = f"{handle.get_protocol_version_name()} {handle.get_cipher_name()}"
-            try:
-                certificate = handle.get_peer_certificate(as_cryptography=True)
-                if certificate is None:
-                    return said
-                subject = repr(certificate.subject.rfc4514_string())  # repr: it may hold anything
-            except ValueError:  # OpenSSL is content with more than cryptography can parse
-                return f"{said} with a certificate that cannot be read"
-            if len(subject) > 100:
-                subject = subject[:97] + "..."
-            fingerprint = certificate.fingerprint(hashes.SHA256()).hex()[:16]
-            return f"{said} with {subject} (SHA-256 {fingerprint})"
+            return handle
         transport = getattr(transport, "transport", None)
-    return ""
+    return None
+
+
+def _certificate(connection: SSL.Connection) -> PeerCertificate | None:
+    """Raises ValueError for one that cannot be read."""
+    certificate = connection.get_peer_certificate(as_cryptography=True)
+    return None if certificate is None else peer_certificate_of(certificate)
 
 
 def tls_fault(reason: Failure) -> str:

@@ -15,9 +15,10 @@ from twisted.trial.unittest import SynchronousTestCase
 from dicomtw import uids
 from dicomtw.errors import DimseError
 from dicomtw.jsonlog import format_event
+from dicomtw.security.certificate import peer_certificate_of
 from dicomtw.services.storage import Storage
 from dicomtw.services.verification import Verification
-from dicomtw.summary import tls_fault, tls_of
+from dicomtw.summary import certificate_of, tls_fault, tls_of
 from dicomtw.testing import MemoryServer, MemoryStore, Peer, associate_rq, message
 from dicomtw.ul.pdu import A_ABORT, A_RELEASE_RQ, P_DATA_TF, PresentationDataValue
 from tests.security.test_tls import TLSTestCase, client, handshake, identity
@@ -221,6 +222,8 @@ class TLSTests(TLSTestCase):
         self.assertEqual(tls_of(SimpleNamespace(transport=SimpleNamespace(transport=transport))), expected)
         self.assertEqual(tls_of(SimpleNamespace(getHandle=lambda: None)), "")
         self.assertEqual(tls_of(None), "")
+        for one in (transport, SimpleNamespace(getHandle=lambda: None), None):
+            self.assertIsNone(certificate_of(one))
 
     def test_certificate(self) -> None:
         """A peer that showed a certificate is told by its subject, escaped and cut, and its fingerprint."""
@@ -234,6 +237,8 @@ class TLSTests(TLSTestCase):
             ca = self.file("ca.pem", identity("CA").cert_pem)
             for verify in ("required", "optional"):
                 connection = handshake(self.context(verify=verify, ca=ca), client(own))
+                transport = SimpleNamespace(transport=SimpleNamespace(getHandle=lambda c=connection: c))
+                self.assertEqual(certificate_of(transport), peer_certificate_of(own.certificate))
                 self.assertEqual(
                     tls_of(SimpleNamespace(getHandle=lambda connection=connection: connection)),
                     "TLSv1.3 TLS_AES_256_GCM_SHA384 with "
@@ -250,6 +255,7 @@ class TLSTests(TLSTestCase):
         self.patch(SSL.Connection, "get_peer_certificate", get_peer_certificate)
         expected = "TLSv1.3 TLS_AES_256_GCM_SHA384 with a certificate that cannot be read"
         self.assertEqual(tls_of(SimpleNamespace(getHandle=lambda: connection)), expected)
+        self.assertIsNone(certificate_of(SimpleNamespace(getHandle=lambda: connection)))
 
     def test_real_faults(self) -> None:
         """What OpenSSL says of peers that we cannot talk to is put into words."""
