@@ -394,15 +394,17 @@ class StoreTests(ClientTestCase):
         """Nor of one that is given up while a thread opens it."""
         path = self.file(length=1 << 20)
         before = os.listdir("/proc/self/fd")
-        threads: list[Callable[[], Any]] = []
+        threads: list[tuple[Callable[[bool, Any], None], Callable[[], Any]]] = []
         self.patch(
-            self.server.clock, "callInThreadWithCallback", lambda _, function: threads.append(function)
+            self.server.clock,
+            "callInThreadWithCallback",
+            lambda over, function: threads.append((over, function)),
         )
         stored = self.scu.c_store(path)
         stored.cancel()
         self.failureResultOf(stored, CancelledError)
-        (function,) = threads
-        function()
+        ((over, function),) = threads
+        over(True, function())
         self.assertEqual(os.listdir("/proc/self/fd"), before)
         self.assertFalse(self.scu.association.waits_for_response)
 
