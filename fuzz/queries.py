@@ -154,7 +154,7 @@ def identifier(data: bytes) -> None:
     answers = Answers(asked, query, "PMOD")
     rows = index.find(query).fetch(100)
     assert len(rows) <= len(_OBJECTS)
-    index.instance(index.instances(query))
+    index.instance(index.find(query).instances())
     for row in rows:
         answer = data_set.decode(answers.encode(row), transfer_syntax)
         assert QUERY_RETRIEVE_LEVEL in answer

@@ -17,6 +17,8 @@ import attrs
 
 from dicomtw import uids
 from dicomtw.encoding import dictionary
+from dicomtw.encoding.dictionary import tag_text
+from dicomtw.encoding.representations import LONG_FORM
 from dicomtw.errors import UnreadableDataSet
 
 #: Sequences nested deeper than this are not decoded; DCMTK draws the same line.
@@ -28,8 +30,6 @@ MAXIMUM_INFLATED: Final = 4 << 20
 
 _UNDEFINED = 0xFFFFFFFF
 _ITEM, _ITEM_DELIMITATION, _SEQUENCE_DELIMITATION = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
-#: VRs whose explicit form has a length of 32 bits (PS3.5 Table 7.1-1).
-_LONG_FORM = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"})
 #: VRs padded with a space, all others with NUL (PS3.5 6.2).
 _PADDED_WITH_SPACE = frozenset(
     {"AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UR", "UT"}
@@ -127,16 +127,16 @@ class _Decoder:
                 break
             group = tag >> 16
             if group in (0x0000, 0x0002, 0xFFFE):
-                raise UnreadableDataSet(f"{_name(tag)} among the elements of a data set")
+                raise UnreadableDataSet(f"{tag_text(tag)} among the elements of a data set")
             value: Value
             if length == _UNDEFINED:
                 if vr not in ("SQ", "UN") and not syntax.implicit:
-                    raise UnreadableDataSet(f"{_name(tag)} is {vr} and of undefined length")
+                    raise UnreadableDataSet(f"{tag_text(tag)} is {vr} and of undefined length")
                 inside = _IMPLICIT if vr == "UN" else syntax  # PS3.5 6.2.2 Note 2
                 value, at = self._items(at, end, inside, depth + 1, delimited=True)
                 vr = "SQ"
             elif at + length > end:
-                raise UnreadableDataSet(f"{_name(tag)} is {length} bytes long, {end - at} are there")
+                raise UnreadableDataSet(f"{tag_text(tag)} is {length} bytes long, {end - at} are there")
             elif vr == "SQ" and (not syntax.implicit or self._begins_item(at, length)):
                 value, at = self._items(at, at + length, syntax, depth + 1, delimited=False)
             else:
@@ -170,7 +170,7 @@ class _Decoder:
             if tag == _SEQUENCE_DELIMITATION and delimited:
                 return tuple(items), at
             if tag != _ITEM:
-                raise UnreadableDataSet(f"{_name(tag)} where an item is due")
+                raise UnreadableDataSet(f"{tag_text(tag)} where an item is due")
             if length == _UNDEFINED:
                 item, at = self.elements(at, end, syntax, depth, delimited=True)
             elif at + length > end:
@@ -199,7 +199,7 @@ class _Decoder:
         if not (raw.isalpha() and raw.isupper()):
             raise UnreadableDataSet(f"{raw!r} at offset {at + 4} is no VR")
         vr = raw.decode("ascii")
-        if vr not in _LONG_FORM:
+        if vr not in LONG_FORM:
             return tag, vr, length, at + 8
         if at + 12 > end:
             raise UnreadableDataSet(f"the data set ends inside an element at offset {at}")
@@ -214,10 +214,6 @@ def _dictionary_vr(tag: int) -> str:
     if attribute is not None:
         return attribute.vr
     return "LO" if tag >> 16 & 1 and 0x10 <= tag & 0xFFFF <= 0xFF else "UN"  # PS3.5 7.8.1
-
-
-def _name(tag: int) -> str:
-    return f"({tag >> 16:04X},{tag & 0xFFFF:04X})"
 
 
 def _inflated(data: bytes) -> bytes:
@@ -264,7 +260,7 @@ def _encoded(elements: Iterable[Element], syntax: _Syntax) -> bytes:
         length = len(value)
         if syntax.implicit:
             header = syntax.implicit_header.pack(tag >> 16, tag & 0xFFFF, length)
-        elif vr in _LONG_FORM:
+        elif vr in LONG_FORM:
             header = syntax.long_header.pack(tag >> 16, tag & 0xFFFF, vr.encode("ascii"), 0, length)
         elif length > 0xFFFF:
             header = syntax.long_header.pack(tag >> 16, tag & 0xFFFF, b"UN", 0, length)  # PS3.5 6.2.2

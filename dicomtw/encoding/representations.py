@@ -17,6 +17,8 @@ TEXT: Final = frozenset({"LO", "LT", "PN", "SH", "ST", "UC", "UT"})
 WHOLE: Final = frozenset({"LT", "ST", "UR", "UT"})
 #: VRs that are bytes to all but those who know what is in them.
 BYTES: Final = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "UN"})
+#: VRs whose explicit form has a length of 32 bits (PS3.5 Table 7.1-1); that of others has 16.
+LONG_FORM: Final = BYTES | {"SQ", "SV", "UC", "UR", "UT", "UV"}
 #: VRs of numbers in binary, and one of them.
 NUMBERS: Final = {
     "AT": Struct("<HH"),

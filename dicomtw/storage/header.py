@@ -13,6 +13,8 @@ from struct import Struct
 from typing import Final
 
 from dicomtw import uids
+from dicomtw.encoding.dictionary import tag_text
+from dicomtw.encoding.representations import LONG_FORM
 from dicomtw.errors import UnreadableDataSet
 
 SOP_CLASS_UID: Final = 0x00080016
@@ -36,9 +38,7 @@ _WINDOW = 16384
 _UNDEFINED = 0xFFFFFFFF
 _IMPLICIT_HEADER = Struct("<HHL")  # little endian in every transfer syntax (PS3.5 A.1)
 _ITEM, _ITEM_DELIMITATION, _SEQUENCE_DELIMITATION = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
-_LONG_FORM = frozenset(
-    {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"}
-)
+_LONG_FORM = frozenset(vr.encode() for vr in LONG_FORM)
 _SHORT_FORM = frozenset(
     {b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FD", b"FL", b"IS", b"LO", b"LT", b"PN", b"SH", b"SL"}
     | {b"SS", b"ST", b"TM", b"UI", b"UL", b"US"}
@@ -143,7 +143,7 @@ class _Elements:
                 enclosing.pop()
                 in_item = True  # back in the item that held the sequence
             elif tag != _ITEM:
-                raise UnreadableDataSet(f"{_name(tag)} where an item is due")
+                raise UnreadableDataSet(f"{tag_text(tag)} where an item is due")
             elif length == _UNDEFINED:
                 in_item = True
             else:
@@ -167,10 +167,10 @@ class _Elements:
                     break
                 tag, vr, length = self.header(self.implicit)
                 if tag >> 16 in (0x0000, 0x0002, 0xFFFE):
-                    raise UnreadableDataSet(f"{_name(tag)} at the top level of a data set")
+                    raise UnreadableDataSet(f"{tag_text(tag)} at the top level of a data set")
                 if length != _UNDEFINED and not self.fits(length):
                     raise UnreadableDataSet(
-                        f"{_name(tag)} is {length} bytes long and the data set ends before"
+                        f"{tag_text(tag)} is {length} bytes long and the data set ends before"
                     )
                 reached = tag
                 if tag > last:
@@ -225,10 +225,6 @@ class _Elements:
             value = self.value(length)
             self.at = behind
         return value
-
-
-def _name(tag: int) -> str:
-    return f"({tag >> 16:04X},{tag & 0xFFFF:04X})"
 
 
 def find_elements(
