@@ -1,0 +1,278 @@
+"""Where audit messages wait on disk until somebody has taken them: in order, also through a kill -9.
+
+A directory of segments, files that records are appended to and that are removed when all in them is taken. A
+record is its length and CRC-32 (4 bytes each, big endian) and its bytes. ``taken`` says how far the oldest
+segment is taken; after a crash what was taken last may be taken once more. When the queue is full what it has
+stays and nothing is added: who floods it cannot push out how he came in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from struct import Struct
+from typing import Final
+
+#: More is not kept, in bytes: at 2 KiB each, what some 100,000 associations leave.
+MAXIMUM_SIZE: Final = 256 << 20
+#: A new segment is begun behind so many bytes.
+SEGMENT_SIZE: Final = 4 << 20
+#: A record is not longer: an identifier of the largest size, in base64, and what is around it.
+MAXIMUM_RECORD: Final = 2 << 20
+
+_HEADER: Final = Struct(">LL")
+_TAKEN: Final = Struct(">QQL")
+
+
+class QueueFull(OSError):
+    """The queue takes no more until some of it is taken."""
+
+    def __init__(self, maximum: int) -> None:
+        super().__init__(f"it is full, with {maximum >> 20} MiB")
+
+
+class Queue:
+    """A queue in `directory`, for one process, and for one thread at a time. Every method may block."""
+
+    def __init__(
+        self, directory: Path, maximum: int = MAXIMUM_SIZE, segment_size: int = SEGMENT_SIZE
+    ) -> None:
+        self._directory = directory
+        self._maximum = maximum
+        self._segment_size = segment_size
+        self._lock = -1
+        #: Lengths by number, oldest first. Records are appended to the last one, which is open.
+        self._segments: dict[int, int] = {}
+        self._fd = -1
+        #: How far the oldest segment is taken, in bytes; and what was read and not taken behind that.
+        self._taken = 0
+        self._read: list[bytes] = []
+        #: What a damaged disk has cost, in bytes.
+        self.unreadable = 0
+
+    @property
+    def size(self) -> int:
+        """What waits, in bytes."""
+        return sum(self._segments.values()) - self._taken
+
+    def open(self) -> int:
+        """Make the directory, and cut off what a crash has left unfinished: how many bytes.
+
+        Raises `OSError`; `BlockingIOError` if another process has the queue.
+        """
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        self._lock = os.open(self._directory / ".lock", flags, 0o600)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return self._open()
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self) -> int:
+        found = sorted(int(path.stem) for path in self._directory.glob("*.segment") if path.stem.isdigit())
+        cut = 0
+        for number in found:
+            path = self._path(number)
+            size = path.stat().st_size
+            whole = _whole(path)
+            if whole < size:
+                # Behind what is not as it was written nothing can be told; of a segment that is not the last
+                # the rest is lost.
+                os.truncate(path, whole)
+                cut += size - whole
+            self._segments[number] = whole
+        number, taken = self._read_taken()
+        for each in [each for each in self._segments if each < number]:
+            self._remove(each)
+        first = next(iter(self._segments), 0)
+        self._taken = min(taken, self._segments[first]) if self._segments and first == number else 0
+        return cut
+
+    def close(self) -> None:
+        """Let others have it. Does not raise."""
+        for fd in (self._fd, self._lock):
+            if fd >= 0:
+                with contextlib.suppress(OSError):
+                    os.close(fd)
+        self._fd = self._lock = -1
+        self._segments, self._read, self._taken = {}, [], 0
+
+    # -- adding
+
+    def append(self, records: Sequence[bytes]) -> None:
+        """Add records, all of them or none, on stable storage. Raises `OSError`, `QueueFull`."""
+        data = b"".join(
+            part for record in records for part in (_HEADER.pack(len(record), zlib.crc32(record)), record)
+        )
+        if self.size + len(data) > self._maximum:
+            raise QueueFull(self._maximum)
+        number = next(reversed(self._segments), 0)
+        if self._fd < 0 or self._segments[number] >= self._segment_size:
+            number = self._begin_segment(number)
+        size = self._segments[number]
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(self._fd, view) :]
+            os.fdatasync(self._fd)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._fd, size)
+            # Where that has failed too, the next start cuts it off: nothing more goes behind it.
+            os.close(self._fd)
+            self._fd = -1
+            raise
+        self._segments[number] = size + len(data)
+
+    def _begin_segment(self, last: int) -> int:
+        """Open the next segment; never one that was there before, for its end may be in doubt."""
+        number = max(last, self._read_taken()[0]) + 1
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+        while True:
+            try:
+                fd = os.open(self._path(number), flags, 0o600)
+                break
+            except FileExistsError:
+                number += 1
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd = fd
+        self._segments[number] = 0
+        self._sync_directory()
+        return number
+
+    # -- taking
+
+    def peek(self, count: int, size: int) -> list[bytes]:
+        """The oldest records, `count` or about `size` bytes of them at most, but one if there is one.
+
+        They stay until they are taken. Raises `OSError`.
+        """
+        while not self._read and self._segments:
+            number = next(iter(self._segments))
+            rest = self._segments[number] - self._taken
+            self._read = _records(self._path(number), self._taken, self._segments[number], size)
+            if not self._read and rest:
+                self.unreadable += rest
+                self._close_segment(number)
+            if self._read or not self._forget_oldest(number):
+                break
+        records: list[bytes] = []
+        for record in self._read[:count]:
+            if records and size < len(record):
+                break
+            records.append(record)
+            size -= len(record)
+        return records
+
+    def take(self, count: int) -> None:
+        """The oldest records have got where they are to go. Raises `OSError`."""
+        taken, self._read = self._read[:count], self._read[count:]
+        self._taken += sum(_HEADER.size + len(record) for record in taken)
+        number = next(iter(self._segments))
+        self._write_taken(number, self._taken)
+        if self._taken >= self._segments[number]:
+            self._forget_oldest(number)
+
+    def _forget_oldest(self, number: int) -> bool:
+        """Remove the oldest segment, all of which is taken, unless it is being written to."""
+        if self._is_open(number) and self._segments[number] < self._segment_size:
+            return False
+        self._close_segment(number)
+        self._write_taken(number + 1, 0)
+        self._remove(number)
+        self._taken = 0
+        return True
+
+    def _is_open(self, number: int) -> bool:
+        return self._fd >= 0 and number == next(reversed(self._segments))
+
+    def _close_segment(self, number: int) -> None:
+        if self._is_open(number):
+            os.close(self._fd)
+            self._fd = -1
+
+    def _remove(self, number: int) -> None:
+        del self._segments[number]
+        self._path(number).unlink(missing_ok=True)
+
+    # -- files
+
+    def _path(self, number: int) -> Path:
+        return self._directory / f"{number:012d}.segment"
+
+    def _read_taken(self) -> tuple[int, int]:
+        """The number of a segment, and how far it is taken; all before it are."""
+        try:
+            data = (self._directory / "taken").read_bytes()
+        except FileNotFoundError:
+            return 0, 0
+        if len(data) != _TAKEN.size:
+            return 0, 0
+        number, taken, crc = _TAKEN.unpack(data)
+        return (number, taken) if crc == zlib.crc32(data[:16]) else (0, 0)
+
+    def _write_taken(self, number: int, taken: int) -> None:
+        """In one write, not synced: a power cut has what was taken last taken again."""
+        data = _TAKEN.pack(number, taken, 0)[:16]
+        flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        fd = os.open(self._directory / "taken", flags, 0o600)
+        try:
+            os.pwrite(fd, data + zlib.crc32(data).to_bytes(4, "big"), 0)
+        finally:
+            os.close(fd)
+
+    def _sync_directory(self) -> None:
+        fd = os.open(self._directory, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def _records(path: Path, start: int, end: int, size: int) -> list[bytes]:
+    """Whole records of a segment from `start` on, about `size` bytes of them."""
+    found: list[bytes] = []
+    with open(path, "rb", opener=_open_no_link) as file:
+        file.seek(start)
+        while start < end and (size > 0 or not found):
+            header = file.read(_HEADER.size)
+            if len(header) < _HEADER.size:
+                break
+            length, crc = _HEADER.unpack(header)
+            if length > MAXIMUM_RECORD:
+                break
+            record = file.read(length)
+            if len(record) < length or zlib.crc32(record) != crc:
+                break
+            found.append(record)
+            start += _HEADER.size + length
+            size -= length
+    return found
+
+
+def _whole(path: Path) -> int:
+    """How much of a segment is whole records, in bytes."""
+    at = 0
+    with open(path, "rb", opener=_open_no_link) as file:
+        while header := file.read(_HEADER.size):
+            if len(header) < _HEADER.size:
+                break
+            length, crc = _HEADER.unpack(header)
+            if length > MAXIMUM_RECORD:
+                break
+            record = file.read(length)
+            if len(record) < length or zlib.crc32(record) != crc or not length:
+                break
+            at += _HEADER.size + length
+    return at
+
+
+def _open_no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC)
