@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IDelayedCall
@@ -22,6 +23,8 @@ from dicomtw.storage.index.attributes import Attributes
 from dicomtw.storage.index.database import FILE_NAME, INDEX, Index
 from dicomtw.storage.index.rebuild import Rebuilt, is_study, rebuild
 from dicomtw.storage.stored import Stored
+
+T = TypeVar("T")
 
 #: Threads that wait for the disk. fdatasync runs in parallel; more than this gain nothing on one disk.
 _DISK_THREADS = 16
@@ -55,9 +58,12 @@ class Archive:
             return lambda function: deferToThreadPool(reactor, pool, function)
 
         self.disk = Disk(in_pool(self.pools[0]), in_pool(self.pools[1]))
-        self._indexing = IndexWriter(
-            self.index, in_pool(self.pools[2]), self.store, wait=strict, clock=reactor
-        )
+        in_index_thread = in_pool(self.pools[2])
+
+        def entering(function: Callable[[], T]) -> Deferred[T]:
+            return in_index_thread(function).addBoth(self._look_after)
+
+        self._indexing = IndexWriter(self.index, entering, self.store, wait=strict, clock=reactor)
         self._is_complete = True
         self._filled = ""  # how far
         self._next_try: IDelayedCall | None = None
@@ -86,12 +92,24 @@ class Archive:
         if not self._is_complete:
             self._fill()
 
+    def _look_after(self, result: T) -> T:
+        """Have the index made anew if it turned out to be damaged or deleted."""
+        why = self.index.lost or self.index.remade
+        if why and not self._filled and not self._closing:
+            self.log.error("the index of {root} is lost: {why}", root=str(self.root), why=why)
+            self._fill()
+        return result
+
     def _fill(self) -> None:
         self._next_try = None
         self.log.info("the index of {root} is made from the files", root=str(self.root))
         self._filled = "it is being made from the files"
-        filling = self.disk.call_aside(lambda: rebuild(self.root, self.index, self._progress, self._passed))
-        filling.addCallbacks(self._is_filled, self._is_not_filled)
+        self.disk.call_aside(self._rebuild).addCallbacks(self._is_filled, self._is_not_filled)
+
+    def _rebuild(self) -> Rebuilt:
+        if self.index.lost:
+            self.index.open()
+        return rebuild(self.root, self.index, self._progress, self._passed)
 
     def _progress(self, done: int, total: int) -> None:
         if self._closing:
@@ -132,6 +150,7 @@ class Archive:
 
     def settled(self) -> Deferred[None]:
         """Fires when the index has all that was stored before; fails with `IndexFault`."""
+        self._look_after(None)
         return fail(IndexFault(self._filled)) if self._filled else self._indexing.settled()
 
     # -- the end

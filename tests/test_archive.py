@@ -15,7 +15,9 @@ from dicomtw import archive
 from dicomtw.archive import Archive
 from dicomtw.config import Server
 from dicomtw.errors import IndexFault
+from dicomtw.indexing import GATHER
 from dicomtw.storage.index.rebuild import Rebuilt
+from dicomtw.storage.stored import read_stored
 from dicomtw.testing import at_once
 from tests.command.memory import write_object
 
@@ -149,3 +151,45 @@ class FillTests(SynchronousTestCase):
             heard, [f"it is being made from the files, of which {done} of 300 are done" for done in (0, 200)]
         )
         self.successResultOf(made.settled())
+
+    def test_lost_while_running(self) -> None:
+        """One that is deleted while the server runs is made anew: what comes is in it, nobody asks it yet."""
+        made = self.begun(3)
+        self.successResultOf(made.settled())
+        fill = self.fill_later(made)
+        (made.root / ".index" / "index.sqlite3").unlink()
+        stored = read_stored(write_object(made.root / "1.2" / "1.2.3" / "1.2.3.7.dcm", 7), made.store.wanted)
+        with capturedLogs() as events:
+            self.successResultOf(made.add(stored))
+            self.reactor.advance(GATHER)
+        (lost,) = [event for event in events if event["log_level"] is LogLevel.error]
+        self.assertEqual(lost["why"], "it was deleted, moved or replaced")
+        self.assertEqual(made.index.counts()[3], 1)
+        self.assertEqual(self.unsettled(made), "it is being made from the files")
+        fill()
+        self.successResultOf(made.settled())
+        self.assertEqual(made.index.counts()[3], 4)
+
+    def test_damage_that_a_query_finds(self) -> None:
+        """Who asks an index that turned out to be damaged is refused; it is made anew."""
+        made = self.begun(3)
+        fill = self.fill_later(made)
+        made.index.lost = "database disk image is malformed"
+        for _ in range(2):
+            self.assertEqual(self.unsettled(made), "it is being made from the files")
+        fill()
+        self.successResultOf(made.settled())
+        self.assertEqual((made.index.counts()[3], made.index.lost), (3, ""))
+
+    def fill_later(self, made: Archive) -> Callable[[], Any]:
+        """From now on the index is filled when this is called."""
+        waits: list[Callable[[], Any]] = []
+        call_aside = made.disk.call_aside
+
+        def later(function: Callable[[], Any]) -> Deferred[Any]:
+            waiting: Deferred[Any] = Deferred()
+            waits.append(lambda: call_aside(function).chainDeferred(waiting))
+            return waiting
+
+        self.patch(made.disk, "call_aside", later)
+        return lambda: waits.pop(0)()

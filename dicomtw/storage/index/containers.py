@@ -53,11 +53,11 @@ class Series:
 class Containers:
     """Series, studies and patients, by a connection on which the caller has begun a transaction."""
 
-    def __init__(self, connection: sqlite3.Connection, schema: Schema) -> None:
+    def __init__(self, connection: sqlite3.Connection, schema: Schema, first_id: int) -> None:
         self._connection = connection
         self._schema = schema
         self._version = -1
-        self._ids: dict[Level, int] = {}
+        self._ids = dict.fromkeys(TABLES, first_id)  # the last ones
         self.forget()
 
     def forget(self) -> None:
@@ -75,7 +75,7 @@ class Containers:
             for level, table in TABLES.items():
                 (highest,) = self._connection.execute(f"SELECT max(id) FROM {table}").fetchone()
                 # No id comes twice: somebody may still be about to ask for the one that is gone.
-                self._ids[level] = max(self._ids.get(level, 0), highest or 0)
+                self._ids[level] = max(self._ids[level], highest or 0)
         elif len(self._series) > MAXIMUM_SERIES:
             self.forget()
 

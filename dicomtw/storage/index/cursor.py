@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from array import array
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache
 from itertools import groupby
@@ -35,6 +35,9 @@ class Readers(Protocol):
 
     def reading(self) -> AbstractContextManager[sqlite3.Connection]:
         """A connection that nobody else uses meanwhile; what goes wrong becomes `IndexFault`."""
+
+    def check(self, ids: Sequence[int]) -> None:
+        """What was read by these ids counts. Raises `IndexFault` if they are of another database."""
 
 
 class Cursor:
@@ -68,6 +71,7 @@ class Cursor:
                 while len(self._rows) < count and self._at < len(self._ids):
                     chunk = self._ids[self._at : self._at + CHUNK]
                     self._rows.extend(self._select_rows(connection, chunk))
+                    self._readers.check(chunk)
                     self._at += len(chunk)
         return [self._rows.popleft() for _ in range(min(count, len(self._rows)))]
 

@@ -1,7 +1,9 @@
 """The database of the index: SQLite, in a file beside the objects.
 
-It is derived: what is in it can be made again from the files, so a file that is damaged or of another
-layout is no misfortune. One connection writes, by turns; others read at the same time (write-ahead log).
+It is derived: what is in it can be made again from the files, so a file that is damaged, deleted or of
+another layout is no misfortune. If it is lost while it is open, the next `put` begins another one, which
+nobody can read until it is filled. One connection writes, by turns; others read at the same time
+(write-ahead log).
 """
 
 from __future__ import annotations
@@ -10,15 +12,18 @@ import os
 import secrets
 import sqlite3
 import threading
+import time
 from array import array
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
+from urllib.parse import quote
 
 import attrs
 
 from dicomtw.errors import IndexFault
+from dicomtw.storage.index import boots
 from dicomtw.storage.index.attributes import Attributes
 from dicomtw.storage.index.cursor import CHUNK, Cursor
 from dicomtw.storage.index.files import Files
@@ -41,11 +46,13 @@ _WRITER_CACHE, _READER_CACHE = 4096, 1024
 _LOG_SIZE = 16 << 20
 
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-#: Rows that say in which boot of the machine somebody has the index open without `synchronous`.
-_BOOT: Final = "boot:"
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-#: Processes can be told by their numbers within one of these; containers have their own.
-_PROCESSES = Path("/proc/self/ns/pid")
+#: What a lost database is told by, in one line.
+_DELETED: Final = "it was deleted, moved or replaced"
+#: The row that says which is the first id, if it is not 1.
+_FIRST_ID: Final = "first-id"
+#: Ids begin at the seconds since this time, 2026-01-01, times so many: more than are entered in a second.
+#: What was found in a database that is lost is not taken for something else in the one that took its place.
+_EPOCH, _IDS_PER_SECOND = 1_767_225_600, 1 << 16
 
 
 @attrs.frozen
@@ -83,6 +90,14 @@ class Index:
         self._idle: list[sqlite3.Connection] = []
         #: Our row in the database while it is open without `synchronous`; other processes have theirs.
         self._boot = ""
+        #: Why it cannot be used any more as it is, until the next `open`; empty: it can, as far as is known.
+        self.lost = ""
+        #: Why it was opened again while it was open, until it is complete: nobody may read it.
+        self.remade = ""
+        #: The lowest id that something in it may have.
+        self.first_id = 0
+        #: Which files it is in.
+        self._identity: tuple[int, ...] = ()
         #: There from a read or write that found damage until the next `open`.
         self._damaged = path.with_name(f"{path.name}.damaged")
 
@@ -93,21 +108,31 @@ class Index:
         and is to be filled from the files. A damaged file is kept under another name.
         """
         with self._lock, self._faults():
+            self.remade = self.lost or self.remade  # before anybody can connect to what is not filled
             try:
-                self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                if self._damaged.exists():
-                    self._set_aside()
-                try:
-                    return self._open()
-                except sqlite3.DatabaseError as error:
-                    if not _is_damage(error):
-                        raise
-                self._close()
-                self._set_aside()
-                return self._open()
+                complete = self._open_or_remake()
             except BaseException:
                 self._close()
                 raise
+            self.lost = ""
+            if complete:
+                self.remade = ""
+            return complete
+
+    def _open_or_remake(self) -> bool:
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Nor is a log that is left to get into the hands of another database.
+        if self._damaged.exists() or (self.lost and not self._path.exists()):
+            self._close()
+            self._set_aside()
+        try:
+            return self._open()
+        except sqlite3.DatabaseError as error:
+            if not _is_damage(error):
+                raise
+        self._close()
+        self._set_aside()
+        return self._open()
 
     def close(self) -> None:
         """Let go of the file. Does not raise."""
@@ -119,10 +144,13 @@ class Index:
         with self._lock:
             self._close()
 
-    def set_complete(self) -> None:
-        """From now on `open` says that all files are in it."""
+    def set_complete(self, first_id: int | None = None) -> None:
+        """From now on `open` says that all files are in it: in the one that has this `first_id`, if given."""
         with self._writing() as writer:
+            if first_id not in (None, self.first_id):
+                raise IndexFault(f"{self._path}: another one has taken its place")
             writer.set_complete()
+        self.remade = ""
 
     # -- writing
 
@@ -130,10 +158,18 @@ class Index:
         """Enter objects, or what they have become, in one transaction.
 
         Of several versions of one object the one counts whose file is there, and of several of these, or
-        where there is none, the latest; so it does not matter in which order they come.
+        where there is none, the latest; so it does not matter in which order they come. If the database is
+        lost, they are entered into a new one.
         """
-        with self._writing() as writer:
-            writer.put(records)
+        try:
+            with self._writing() as writer:
+                writer.put(records)
+        except IndexFault:
+            if not self.lost:
+                raise
+            self.open()
+            with self._writing() as writer:
+                writer.put(records)
 
     def delete(self, sop_instance_uids: Collection[str], *, only_gone: bool = False) -> int:
         """Remove objects in one transaction, or `only_gone`, those of them whose files are; how many."""
@@ -158,11 +194,12 @@ class Index:
                 chunk = ids[at : at + CHUNK]
                 for row in connection.execute(f"{_INSTANCES} WHERE instance.id IN ({_marks(chunk)})", chunk):
                     found[row[0]] = _instance(row)
+        self.check(ids)
         return [found[each] for each in ids if each in found]
 
     def counts(self) -> tuple[int, int, int, int]:
         """How many patients, studies, series and instances there are."""
-        with self.reading() as connection:
+        with self._connected() as connection:
             patients, studies, series, instances = (
                 connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]  # noqa: S608
                 for table in TABLES.values()
@@ -171,14 +208,14 @@ class Index:
 
     def versions(self, study: str, series: str) -> dict[str, int]:
         """Modification times in nanoseconds by SOP Instance UID, of the objects in a series' directory."""
-        with self.reading() as connection:
+        with self._connected() as connection:
             return dict(connection.execute(_VERSIONS, (study, series)))
 
     def all_instances(self) -> Iterator[list[Instance]]:
         """All that is in it, in portions; what comes or goes meanwhile may be among them or not."""
         after = 0
         while True:
-            with self.reading() as connection:
+            with self._connected() as connection:
                 rows = connection.execute(
                     f"{_INSTANCES} WHERE instance.id > ? ORDER BY instance.id LIMIT 1000", (after,)
                 ).fetchall()
@@ -187,9 +224,22 @@ class Index:
             after = rows[-1][0]
             yield [_instance(row) for row in rows]
 
+    def check(self, ids: Sequence[int]) -> None:
+        """To be called when something was read by these: raises `IndexFault` if the database is another."""
+        if self._connection is None or (ids and min(ids) < self.first_id):
+            raise IndexFault(f"{self._path}: another one has taken its place")
+
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
-        """A connection for reading that nobody else uses meanwhile."""
+        """A connection for reading that nobody else uses meanwhile; not while it is filled anew."""
+        with self._connected() as connection:
+            why = self.lost or self.remade
+            if why:
+                raise IndexFault(f"{self._path}: {why}; another one is made from the files")
+            yield connection
+
+    @contextmanager
+    def _connected(self) -> Iterator[sqlite3.Connection]:
         with self._faults():
             idle = self._idle
             if self._connection is None:
@@ -228,6 +278,10 @@ class Index:
                 with suppress(sqlite3.Error):
                     connection.execute("ROLLBACK")
                 raise
+            # Rows in a file that has lost its name are not there for the next start.
+            self._check_there()
+            if self.lost:
+                raise IndexFault(f"{self._path}: {self.lost}")
 
     @contextmanager
     def _faults(self) -> Iterator[None]:
@@ -235,15 +289,48 @@ class Index:
         try:
             yield
         except sqlite3.Error as error:
+            what = " ".join(str(error).split())
             if _is_damage(error):
-                with suppress(OSError):
-                    self._damaged.touch(0o600)
-            raise IndexFault(f"{self._path}: {' '.join(str(error).split())}") from error
+                self.lost = what
+                self._mark_damaged()
+            else:
+                self._check_there()
+            raise IndexFault(f"{self._path}: {what}") from error
         except OSError as error:
             raise IndexFault(f"{self._path}: {error.strerror or error}") from error
 
+    def _check_there(self) -> None:
+        """Notice that one of its files is no longer there, or another one is."""
+        try:
+            now = self._files_there()
+        except OSError:
+            return  # who knows
+        if self._identity and now != self._identity:
+            self.lost = _DELETED
+            if now[:2] == self._identity[:2]:
+                self._mark_damaged()  # without its log it may be whole, but is not up to date
+
+    def _files_there(self) -> tuple[int, ...]:
+        """Device and inode of the database and of its log."""
+        there: tuple[int, ...] = ()
+        for path in (self._path, f"{self._path}-wal"):
+            try:
+                status = os.stat(path)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            there += status.st_dev, status.st_ino
+        return there
+
+    def _mark_damaged(self) -> None:
+        with suppress(OSError):
+            self._damaged.touch(0o600)
+
     def _connect(self, cache: int) -> sqlite3.Connection:
-        connection = sqlite3.connect(self._path, timeout=BUSY, isolation_level=None, check_same_thread=False)
+        # "rw": what was deleted is not to be made by somebody who only reads.
+        where = f"file:{quote(str(self._path))}?mode=rw"
+        connection = sqlite3.connect(
+            where, timeout=BUSY, isolation_level=None, check_same_thread=False, uri=True
+        )
         try:
             connection.execute(f"PRAGMA cache_size = -{cache}")
             connection.execute("PRAGMA case_sensitive_like = ON")
@@ -266,24 +353,26 @@ class Index:
         connection.execute("BEGIN IMMEDIATE")
         meta = self._meta(connection)
         if meta.get("layout") != self._schema.fingerprint:
-            self._make(connection)
-            meta = {}
-        boot, processes = _boot_id(), _processes()
-        ended = [name for name, value in meta.items() if name.startswith(_BOOT) and value != boot]
-        if ended:  # it was in use without `synchronous` when the machine went down
+            meta = self._make(connection)
+        boot, ours = boots.boot_id(), boots.processes()
+        ended = [name for name, value in meta.items() if name.startswith(boots.BOOT) and value != boot]
+        # It was in use without `synchronous` when the machine went down; or who knows where it is from.
+        if ended or self.lost:
             connection.execute("DELETE FROM meta WHERE name = 'complete'")
             connection.executemany("DELETE FROM meta WHERE name = ?", [(name,) for name in ended])
             meta.pop("complete", None)
         if not self._synchronous:
-            self._boot = f"{_BOOT}{os.getpid()}-{processes}-{secrets.token_hex(4)}"
+            self._boot = f"{boots.BOOT}{os.getpid()}-{ours}-{secrets.token_hex(4)}"
             connection.execute("INSERT INTO meta (name, value) VALUES (?, ?)", (self._boot, boot))
         connection.execute("COMMIT")
         killed = [
-            name for name, value in meta.items() if boot and value == boot and _is_of_dead(name, processes)
+            name for name, value in meta.items() if boot and value == boot and boots.is_of_dead(name, ours)
         ]
         if killed:
             self._settle(connection, killed)
-        self._writer = Writer(connection, self._schema, self._files)
+        self.first_id = int(meta.get(_FIRST_ID, 0))
+        self._identity = self._files_there()
+        self._writer = Writer(connection, self._schema, self._files, self.first_id)
         return "complete" in meta
 
     def _settle(self, connection: sqlite3.Connection, killed: list[str]) -> None:
@@ -306,12 +395,15 @@ class Index:
             return {}
         return dict(connection.execute("SELECT name, value FROM meta"))
 
-    def _make(self, connection: sqlite3.Connection) -> None:
+    def _make(self, connection: sqlite3.Connection) -> dict[str, str]:
         for (name,) in connection.execute(_TABLES).fetchall():
             connection.execute(f'DROP TABLE "{name}"')
         for statement in self._schema.statements:
             connection.execute(statement)
-        connection.execute("INSERT INTO meta (name, value) VALUES ('layout', ?)", (self._schema.fingerprint,))
+        first_id = (int(time.time()) - _EPOCH) * _IDS_PER_SECOND
+        meta = {"layout": self._schema.fingerprint, _FIRST_ID: str(max(first_id, 0))}
+        connection.executemany("INSERT INTO meta (name, value) VALUES (?, ?)", meta.items())
+        return meta
 
     def _set_aside(self) -> None:
         """Give a damaged database another name."""
@@ -357,35 +449,3 @@ def _marks(parameters: Sequence[int]) -> str:
 def _is_damage(error: sqlite3.Error) -> bool:
     # The lowest byte is the code, others say more.
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGED
-
-
-def _boot_id() -> str:
-    """Another one each time that the machine starts; empty where that is not known."""
-    try:
-        return _BOOT_ID.read_text("ascii").strip()
-    except OSError:
-        return ""
-
-
-def _processes() -> str:
-    """Where processes have the same numbers as we see; empty where that is not known."""
-    try:
-        return str(os.stat(_PROCESSES).st_ino)
-    except OSError:
-        return ""
-
-
-def _is_of_dead(name: str, processes: str) -> bool:
-    """Whether a row's name is that of a process which is known to have ended."""
-    if not name.startswith(_BOOT) or not processes:
-        return False
-    number, _, rest = name.removeprefix(_BOOT).partition("-")
-    if rest.partition("-")[0] != processes:
-        return False
-    try:
-        os.kill(int(number), 0)
-    except ProcessLookupError:
-        return True
-    except (OSError, ValueError):
-        pass  # it lives, and is another user's; or the row is not of our making
-    return False

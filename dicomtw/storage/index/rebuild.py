@@ -58,6 +58,7 @@ class _Rebuilding:
         self._done = self._read = self._kept = self._unreadable = self._removed = 0
 
     def run(self) -> Rebuilt:
+        first_id = self._index.first_id
         total = sum(len(names) for _, _, names in _series(self._root, _ignore))
         self._progress(0, total)
         for study, series, names in _series(self._root, self._pass_over):
@@ -79,7 +80,7 @@ class _Rebuilding:
             gone = [each.sop_instance_uid for each in instances if self._is_gone(each)]
             if gone:
                 self._removed += self._index.delete(gone, only_gone=True)
-        self._index.set_complete()
+        self._index.set_complete(first_id)
         self._progress(self._done, self._done)
         return Rebuilt(self._read, self._kept, self._unreadable, self._removed)
 

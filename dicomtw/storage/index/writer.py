@@ -39,13 +39,18 @@ class _Stored:
 
 
 class Writer:
-    """Changes the rows, by a connection on which the caller has begun a transaction."""
+    """Changes the rows, by a connection on which the caller has begun a transaction.
 
-    def __init__(self, connection: sqlite3.Connection, schema: Schema, files: Files) -> None:
+    `first_id` is the lowest that new rows get.
+    """
+
+    def __init__(
+        self, connection: sqlite3.Connection, schema: Schema, files: Files, first_id: int = 0
+    ) -> None:
         self._connection = connection
         self._schema = schema
         self._files = files
-        self._containers = Containers(connection, schema)
+        self._containers = Containers(connection, schema, first_id)
 
     def begin(self) -> None:
         """To be called when a transaction has begun."""

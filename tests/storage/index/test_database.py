@@ -11,7 +11,7 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from dicomtw.errors import IndexFault
-from dicomtw.storage.index import containers, database
+from dicomtw.storage.index import boots, containers, database
 from dicomtw.storage.index.attributes import Attributes
 from dicomtw.storage.index.database import Index
 from tests.storage.index import (
@@ -212,7 +212,7 @@ class PowerCutTests(Opening):
         """Let the machine have started under this name."""
         file = Path(self.mktemp())
         file.write_text(f"{name}\n")
-        self.patch(database, "_BOOT_ID", file)
+        self.patch(boots, "_BOOT_ID", file)
 
     def crash(self, *, synchronous: bool) -> None:
         """Use an index that is complete, and do not close it."""
@@ -375,13 +375,13 @@ class PowerCutTests(Opening):
         self.boot("first")
         self.kill()
         for there in (Path("/dev/null"), Path(self.mktemp())):
-            self.patch(database, "_PROCESSES", there)
+            self.patch(boots, "_PROCESSES", there)
             self.opened().close()
             self.assertEqual(len(self.rows()), 1)
 
     def test_unknown(self) -> None:
         """Where nothing is known of the machine's starts, nothing is suspected."""
-        self.patch(database, "_BOOT_ID", Path(self.mktemp()))
+        self.patch(boots, "_BOOT_ID", Path(self.mktemp()))
         self.crash(synchronous=False)
         self.assertTrue(self.index().open())
 

@@ -1,0 +1,150 @@
+"""A database that is damaged, deleted or replaced while it is open."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from dicomtw.errors import IndexFault
+from dicomtw.storage.index import database
+from dicomtw.storage.index.database import INDEX, Index
+from dicomtw.storage.index.rebuild import BATCH, rebuild
+from tests.storage.index import query, results
+from tests.storage.index.test_rebuild import Rebuilding
+
+ALL = query("IMAGE", SOPInstanceUID="")
+
+
+def damage(path: Path) -> None:
+    """Write over all of it but the first page."""
+    with open(path, "r+b") as file:
+        file.seek(4096)
+        file.write(b"\xff" * (path.stat().st_size - 4096))
+    path.with_name(f"{path.name}-wal").write_bytes(b"")
+
+
+def delete(path: Path) -> None:
+    path.unlink()
+
+
+def delete_log(path: Path) -> None:
+    path.with_name(f"{path.name}-wal").unlink()
+
+
+def delete_directory(path: Path) -> None:
+    shutil.rmtree(path.parent)
+
+
+def replace(path: Path) -> None:
+    """Put an older copy in its place."""
+    shutil.copy(path, f"{path}.copy")
+    os.rename(f"{path}.copy", path)
+
+
+LOSSES: tuple[Callable[[Path], None], ...] = (damage, delete, delete_log, delete_directory, replace)
+
+
+class LostTests(Rebuilding):
+    def filled(self, count: int = 300) -> Index:
+        """An index of so many files that is complete, opened anew."""
+        for number in range(count):
+            self.store(f"1.{number}")
+        self.rebuild()
+        self.index.close()
+        self.assertTrue(self.index.open())
+        return self.index
+
+    def put(self, uid: str) -> None:
+        self.index.put([self.record(self.store(uid))])
+
+    def test_put(self) -> None:
+        """What is entered then is in a new one at once, what was before when it is filled; all that lasts."""
+        for lose in LOSSES:
+            self.setUp()
+            index = self.filled()
+            lose(self.root / INDEX / "index.sqlite3")
+            self.put("2.1")
+            if index.lost:  # where rows can still be written it shows when they are looked at
+                self.assertRaises(IndexFault, results, index, ALL)
+                self.put("2.2")
+            self.assertEqual(index.lost, "", lose.__name__)
+            self.assertNotEqual(index.remade, "", lose.__name__)
+            self.rebuild()
+            self.assertEqual(index.remade, "")
+            present = set(self.uids())
+            self.assertLessEqual({"1.0", "1.299", "2.1"}, present, lose.__name__)
+            index.close()
+            self.assertTrue(index.open(), lose.__name__)
+            self.assertEqual(set(self.uids()), present, lose.__name__)
+
+    def test_not_read_before_it_is_filled(self) -> None:
+        """Nobody is told that there is nothing: to read is a fault until it is filled."""
+        index = self.filled()
+        delete(self.root / INDEX / "index.sqlite3")
+        cursor = index.find(ALL)
+        self.put("2.1")
+        error = self.assertRaises(IndexFault, cursor.fetch, 1)
+        self.assertIn("it was deleted, moved or replaced; another one is made from the files", str(error))
+        self.assertRaises(IndexFault, index.instances, ALL)
+        self.rebuild()
+        self.assertEqual(len(index.instances(ALL)), 301)
+
+    def test_found_before(self) -> None:
+        """What was found in the one that was lost is not looked up in another, and does not end as if all."""
+        index = self.filled()
+        cursor, ids = index.find(ALL), index.instances(ALL)
+        self.assertEqual(len(cursor.fetch(10)), 10)
+        delete(self.root / INDEX / "index.sqlite3")
+        self.patch(database, "_EPOCH", database._EPOCH - 1)  # as if a second had passed
+        self.put("2.1")
+        self.rebuild()
+        self.assertRaises(IndexFault, cursor.fetch, 200)
+        self.assertRaises(IndexFault, index.instance, ids[:1])
+        self.assertEqual(len(index.instance(index.instances(ALL))), 301)
+
+    def test_lost_while_it_is_filled(self) -> None:
+        """One that is lost while it is filled does not count as filled."""
+        index = self.filled()
+        path = self.root / INDEX / "index.sqlite3"
+        delete(path)
+        self.put("2.1")
+
+        def progress(done: int, total: int) -> None:
+            if done == BATCH and path.exists():
+                path.unlink()
+                self.patch(database, "_EPOCH", database._EPOCH - 1)
+
+        self.assertRaises(IndexFault, rebuild, self.root, index, progress)
+        self.assertRaises(IndexFault, results, index, ALL)
+        self.rebuild()
+        self.assertEqual(len(self.uids()), 301)
+
+    def test_two_processes(self) -> None:
+        """Who finds that another process has begun a new one goes on with that."""
+        index, other = self.filled(), self.new_index("index.sqlite3")
+        delete(self.root / INDEX / "index.sqlite3")
+        self.put("2.1")
+        other.put([self.record(self.store("2.2"))])
+        self.assertNotEqual(other.remade, "")
+        for each in (index, other):
+            self.rebuild(each)
+        self.put("2.3")
+        other.put([self.record(self.store("2.4"))])
+        for each in (index, other):
+            self.assertEqual((each.lost, each.remade), ("", ""))
+            self.assertEqual(each.counts()[3], 304)
+        self.assertEqual(list(self.root.glob(f"{INDEX}/*.corrupt-?")), [])
+
+    def test_no_room_for_another(self) -> None:
+        """Where no other one can be made, that is the fault; as soon as it can, it is."""
+        self.filled()
+        delete_directory(self.root / INDEX / "index.sqlite3")
+        (self.root / INDEX).write_bytes(b"")
+        self.assertRaises(IndexFault, self.put, "2.1")
+        self.assertRaises(IndexFault, self.put, "2.1")
+        (self.root / INDEX).unlink()
+        self.put("2.1")
+        self.rebuild()
+        self.assertEqual(len(self.uids()), 301)
