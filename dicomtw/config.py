@@ -18,8 +18,10 @@ from dicomtw.security.tls import PROFILES
 from dicomtw.settings import (
     ADDRESS,
     AE_TITLE,
+    COUNT,
     ENDPOINT,
     FLAG,
+    MEBIBYTES,
     PATH,
     PDU_LENGTH,
     PORT,
@@ -116,6 +118,32 @@ class Server:
         "the longest P-DATA-TF to receive, in bytes",
     )
     max_associations: int = setting(kind_of_number(1, 100000, "associations"), 200, "associations at a time")
+    max_associations_per_host: int = setting(
+        COUNT, 0, "associations of one address at a time; 0: no limit but --max-associations"
+    )
+    max_connections: int = setting(
+        COUNT, 0, "connections without an association at a time; 0: 64 and two for each association"
+    )
+    max_connections_per_host: int = setting(
+        COUNT, 0, "connections without an association of one address at a time; 0: half of --max-connections"
+    )
+    max_object_size: int = setting(
+        MEBIBYTES, 4096, "the largest data set to store, in MiB; 0: no limit (A700H past it)"
+    )
+    min_free_space: int | None = setting(
+        MEBIBYTES,
+        None,
+        "objects are refused (A700H) while the store has less free space, in MiB (256, or a twentieth of its "
+        "file system where that is less)",
+    )
+    max_matches: int = setting(COUNT, 0, "matches that a C-FIND is answered with, then A700H; 0: no limit")
+    query_timeout: float = setting(
+        SECONDS, 30.0, "seconds that one query may keep the index busy, however long its answers take"
+    )
+    max_sub_operations: int = setting(
+        COUNT, 1_000_000, "objects that one C-MOVE or C-GET may be about; 0: no limit"
+    )
+    max_moves: int = setting(COUNT, 64, "C-MOVEs that are performed at a time, A702H for more; 0: no limit")
     artim_timeout: float = setting(SECONDS, 30.0, "seconds for an A-ASSOCIATE-RQ, and for the peer to close")
     dimse_timeout: float = setting(SECONDS, 60.0, "seconds of silence inside a message")
     idle_timeout: float = setting(SECONDS, 600.0, "seconds of silence between messages")

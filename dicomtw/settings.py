@@ -108,6 +108,8 @@ PORT = Kind(
 )
 REMOTE_PORT = Kind("a port number from 1 to 65535", kind_of_number(1, 65535, "").check, int)
 ENDPOINT = Kind("a Twisted server endpoint string, such as tcp:4030", check_text)
+COUNT = Kind("a whole number up to 1000000, or 0", kind_of_number(0, 1_000_000, "").check, int)
+MEBIBYTES = Kind("a whole number of MiB up to 1073741824, or 0", kind_of_number(0, 1 << 30, "").check, int)
 PDU_LENGTH = Kind("a number of bytes from 4096 to 4294967295, or 0 for no limit", _check_pdu_length, int)
 
 

@@ -44,6 +44,15 @@ enforce-default-transfer-syntax = true
 prefer-transfer-syntax = ["{EVR}", "{IVR}"]
 max-pdu = 16384
 max-associations = 5
+max-associations-per-host = 2
+max-connections = 40
+max-connections-per-host = 10
+max-object-size = 100
+min-free-space = 50
+max-matches = 1000
+query-timeout = 5
+max-sub-operations = 2000
+max-moves = 3
 artim-timeout = 1.5
 dimse-timeout = 2
 idle-timeout = 3
@@ -83,6 +92,15 @@ SERVER = Server(
     prefer_transfer_syntax=(EVR, IVR),
     max_pdu=16384,
     max_associations=5,
+    max_associations_per_host=2,
+    max_connections=40,
+    max_connections_per_host=10,
+    max_object_size=100,
+    min_free_space=50,
+    max_matches=1000,
+    query_timeout=5.0,
+    max_sub_operations=2000,
+    max_moves=3,
     artim_timeout=1.5,
     dimse_timeout=2.0,
     idle_timeout=3.0,
@@ -150,6 +168,15 @@ class ValueTests(ConfigTestCase):
                 "prefer_transfer_syntax": (),
                 "max_pdu": 262144,
                 "max_associations": 200,
+                "max_associations_per_host": 0,
+                "max_connections": 0,
+                "max_connections_per_host": 0,
+                "max_object_size": 4096,
+                "min_free_space": None,
+                "max_matches": 0,
+                "query_timeout": 30.0,
+                "max_sub_operations": 1_000_000,
+                "max_moves": 64,
                 "artim_timeout": 30.0,
                 "dimse_timeout": 60.0,
                 "idle_timeout": 600.0,
@@ -380,6 +407,9 @@ class FaultTests(ConfigTestCase):
             ("prefer-transfer-syntax", [f"'{IVR}'", "['1.2.3']", "[1]"], "the UID of a transfer syntax"),
             ("max-pdu", ["1", "4095", "-1", "4294967296", "'16384'", "true", "16384.0"], "a number of bytes"),
             ("max-associations", ["0", "100001", "'5'", "true", "2.5"], "a whole number of associations"),
+            ("max-connections", ["-1", "1000001", "'5'", "true", "2.5"], "a whole number up to 1000000, or 0"),
+            ("max-object-size", ["-1", "'5'", "true", "2.5"], "a whole number of MiB"),
+            ("query-timeout", ["0", "nan"], seconds),
             ("artim-timeout", ["0", "0.05", "-1", "1000001", "'30'", "true", "nan", "inf"], seconds),
             ("dimse-timeout", ["0", "nan"], seconds),
             ("idle-timeout", ["0", "nan"], seconds),
