@@ -26,8 +26,12 @@ class Running:
 
     name: str
     port: int
-    pid: int
+    process: subprocess.Popen[bytes]
     directory: Path
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
 
     def cpu_seconds(self) -> float:
         """User and system time of the process and its ended children so far."""
@@ -83,7 +87,7 @@ def _running(
                 if process.poll() is not None or time.monotonic() > deadline:
                     raise RuntimeError(f"{name} does not start; see {directory}/log") from None
                 time.sleep(0.05)
-        yield Running(name, port, process.pid, directory)
+        yield Running(name, port, process, directory)
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
