@@ -407,7 +407,11 @@ class FaultTests(ConfigTestCase):
             ("prefer-transfer-syntax", [f"'{IVR}'", "['1.2.3']", "[1]"], "the UID of a transfer syntax"),
             ("max-pdu", ["1", "4095", "-1", "4294967296", "'16384'", "true", "16384.0"], "a number of bytes"),
             ("max-associations", ["0", "100001", "'5'", "true", "2.5"], "a whole number of associations"),
-            ("max-connections", ["-1", "1000001", "'5'", "true", "2.5"], "a whole number up to 1000000, or 0"),
+            (
+                "max-connections",
+                ["-1", "1000001", "'5'", "true", "2.5"],
+                "a whole number up to 1000000, or 0",
+            ),
             ("max-object-size", ["-1", "'5'", "true", "2.5"], "a whole number of MiB"),
             ("query-timeout", ["0", "nan"], seconds),
             ("artim-timeout", ["0", "0.05", "-1", "1000001", "'30'", "true", "nan", "inf"], seconds),
