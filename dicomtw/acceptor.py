@@ -48,8 +48,8 @@ class AcceptorShell(Shell, Protocol):
     def requestor_address(self) -> str:
         """The peer's address; asked when it proposes the association, not before."""
 
-    def full(self) -> A_ASSOCIATE_RJ | None:
-        """The transient rejection to send if no further association is possible now."""
+    def full(self) -> tuple[A_ASSOCIATE_RJ, str] | None:
+        """The transient rejection to send, and why, if no further association is possible now."""
 
     def resolve(self, names: frozenset[str]) -> Deferred[frozenset[str]]:
         """The addresses of host names."""
@@ -103,7 +103,7 @@ class AcceptedAssociation(Association):
             return
         full = self._shell.full()
         if full is not None:
-            self._reject(full, "no further association possible now")
+            self._reject(*full)
             return
         entity, remote = self._entity, decision.remote
         self._remote = remote

@@ -25,6 +25,11 @@ def limits_of(server: Server) -> Limits:
         dimse_timeout=server.dimse_timeout,
         idle_timeout=server.idle_timeout,
         max_associations=server.max_associations,
+        max_associations_per_host=server.max_associations_per_host,
+        max_connections=server.max_connections,
+        max_connections_per_host=server.max_connections_per_host,
+        # So much is passed over of what is refused, for an answer; then it is enough.
+        max_data_set=2 * server.max_object_size << 20,
     )
 
 

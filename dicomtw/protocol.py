@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Set
 from typing import Any
 
-import attrs
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import (
     IAddress,
@@ -27,6 +26,8 @@ from dicomtw.acceptor import (
     ApplicationEntity,
 )
 from dicomtw.association import Association, Hold
+from dicomtw.limits import Crowd, turn_out_longest
+from dicomtw.limits import Limits as Limits  # for those who make a factory
 from dicomtw.summary import NOTHING_SAID, log_summary, tls_fault, tls_of
 from dicomtw.ul.machine import State
 from dicomtw.ul.pdu import A_ASSOCIATE_RJ
@@ -36,21 +37,8 @@ from dicomtw.ul.provider import Provider
 #: TLS to say goodbye, which Twisted would wait for without end).
 CLOSE_GRACE = 2.0
 
-#: Connections without an association there may be besides two for each that is possible.
-_SPARE = 64
-
 #: States in which the next PDU is the peer's to send, besides Sta6.
 _PEER_IS_DUE = (State.Sta5, State.Sta7, State.Sta9, State.Sta10, State.Sta11, State.Sta12)
-
-
-@attrs.frozen(kw_only=True)
-class Limits:
-    """Timers in seconds, and how many associations there may be."""
-
-    artim_timeout: float = 30.0
-    dimse_timeout: float = 60.0
-    idle_timeout: float = 600.0
-    max_associations: int = 200
 
 
 @implementer(IHalfCloseableProtocol, IPushProducer)
@@ -255,11 +243,12 @@ class AssociationProtocol(Protocol):
 
 
 class DicomProtocol(AssociationProtocol):
-    """One connection of a peer to a server."""
+    """One connection of a peer to a server; `refused`: closed as soon as it is there."""
 
-    def __init__(self, factory: DicomFactory) -> None:
+    def __init__(self, factory: DicomFactory, refused: bool = False) -> None:
         super().__init__(factory.clock, factory.limits)
         self._server = factory
+        self._refused = refused
         self._carry(
             AcceptedAssociation(factory.entity, self),
             is_requestor=False,
@@ -268,16 +257,30 @@ class DicomProtocol(AssociationProtocol):
         self._resolving: Deferred[frozenset[str]] | None = None
 
     def connectionMade(self) -> None:
+        if self._refused:
+            self.association.ended = "there are too many connections"
+            self.provider.stop()
+            self.transport.abortConnection()
+            return
         super().connectionMade()
-        self._server.connections[self] = None
+        self._server.crowd.add(self)
+        if getattr(self.transport, "peer_is_known", True):
+            self.peer_known()
         self.provider.connection_indication()
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
-        self._server.connections.pop(self, None)
+        self._server.crowd.remove(self)
         super().connectionLost(reason)
         if self._resolving is not None:
             self._resolving.cancel()
-        self._server.connection_ended(self)
+        self._server.connection_ended()
+
+    def peer_known(self) -> None:
+        """The transport has the address of the peer itself, be there a front end between us or not."""
+        self._server.crowd.peer_known(self, self._host(), self.limits.waiting_per_host)
+
+    def _host(self) -> str:
+        return str(getattr(self.transport.getPeer(), "host", ""))
 
     def turn_out(self, why: str) -> None:
         """Close a connection that has no association."""
@@ -287,7 +290,7 @@ class DicomProtocol(AssociationProtocol):
 
     def start_artim(self) -> None:
         # While ARTIM runs there is no association, yet or any longer (Sta2, Sta13): it takes nobody's place.
-        self._server.associations.discard(self)
+        self._server.crowd.set_associated(self, False)
         super().start_artim()
 
     # -- acceptor.AcceptorShell
@@ -295,10 +298,10 @@ class DicomProtocol(AssociationProtocol):
     def requestor_address(self) -> str:
         # Behind a PROXY protocol front end the peer's address is known only now, not in connectionMade.
         self._tls = tls_of(self.transport)
-        return str(getattr(self.transport.getPeer(), "host", ""))
+        return self._host()
 
-    def full(self) -> A_ASSOCIATE_RJ | None:
-        return self._server.full()
+    def full(self) -> tuple[A_ASSOCIATE_RJ, str] | None:
+        return self._server.full(self)
 
     def resolve(self, names: frozenset[str]) -> Deferred[frozenset[str]]:
         # Sta3 has no timer of its own: nothing but this can keep an answer waiting.
@@ -307,7 +310,7 @@ class DicomProtocol(AssociationProtocol):
         return resolved
 
     def associated(self) -> None:
-        self._server.associations.add(self)
+        self._server.crowd.set_associated(self, True)
         super().associated()
 
 
@@ -327,35 +330,41 @@ class DicomFactory(Factory):
         self.limits = limits
         self.clock = clock
         self.resolve = resolve
-        #: All connections, oldest first, and those of them that are associations.
-        self.connections: dict[DicomProtocol, None] = {}
-        self.associations: set[DicomProtocol] = set()
+        self.crowd: Crowd[DicomProtocol] = Crowd()
         self._draining = False
         self._drained: Deferred[None] | None = None
 
+    @property
+    def connections(self) -> Mapping[DicomProtocol, None]:
+        """All connections, oldest first."""
+        return self.crowd.connections
+
+    @property
+    def associations(self) -> Set[DicomProtocol]:
+        """Those of them that have an association."""
+        return self.crowd.associations
+
     def buildProtocol(self, addr: IAddress | None) -> DicomProtocol:
-        self._make_room()
-        return DicomProtocol(self)
+        limits, crowd = self.limits, self.crowd
+        is_full = 0 < limits.max_open <= len(crowd.connections)
+        if is_full or crowd.waiting >= limits.waiting:
+            turn_out_longest(crowd.without_association(), "too many connections without an association")
+        # What is turned out has its descriptor still: there is none for this one.
+        return DicomProtocol(self, refused=is_full)
 
-    def _make_room(self) -> None:
-        """Close the connection that has been without an association for longest, if there are too many."""
-        if len(self.connections) - len(self.associations) < 2 * self.limits.max_associations + _SPARE:
-            return
-        silent = (one for one in self.connections if one not in self.associations and not one.closing)
-        longest = next(silent, None)
-        if longest is not None:
-            longest.turn_out("too many connections without an association")
-
-    def full(self) -> A_ASSOCIATE_RJ | None:
-        """The rejection for one more association, if there is no room for it."""
+    def full(self, protocol: DicomProtocol) -> tuple[A_ASSOCIATE_RJ, str] | None:
+        """The rejection for one more association, and why, if there is no room for it."""
+        limits = self.limits
         if self._draining:
-            return TEMPORARY_CONGESTION
-        if len(self.associations) >= self.limits.max_associations:
-            return LOCAL_LIMIT_EXCEEDED
+            return TEMPORARY_CONGESTION, "the server stops"
+        if len(self.associations) >= limits.max_associations:
+            return LOCAL_LIMIT_EXCEEDED, f"there are {limits.max_associations} associations"
+        of_host = limits.max_associations_per_host
+        if 0 < of_host <= self.crowd.associations_of(protocol):
+            return LOCAL_LIMIT_EXCEEDED, f"its host has {of_host} associations"
         return None
 
-    def connection_ended(self, protocol: DicomProtocol) -> None:
-        self.associations.discard(protocol)
+    def connection_ended(self) -> None:
         if self._drained is not None and not self.connections and not self._drained.called:
             self._drained.callback(None)
 

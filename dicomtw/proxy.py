@@ -123,6 +123,8 @@ class ProxyProtocol(ProtocolWrapper):
 
     def __init__(self, factory: WrappingFactory[ProxyProtocol], wrappedProtocol: DicomProtocol) -> None:
         super().__init__(factory, wrappedProtocol)
+        #: Whether `getPeer` is that of the peer itself; till then it is that of the front end.
+        self.peer_is_known = False
         #: What has come of the header; None after it.
         self._beginning: bytes | None = b""
         self._header = Header(0)
@@ -144,6 +146,8 @@ class ProxyProtocol(ProtocolWrapper):
         if header is not None:
             self._beginning = None
             self._header = header
+            self.peer_is_known = True
+            self.wrappedProtocol.peer_known()
             if len(data) > header.length:
                 self.wrappedProtocol.dataReceived(data[header.length :])
 

@@ -1300,7 +1300,7 @@ class FactoryTests(AssociationTestCase):
         """One more than twice the associations and 64 that say nothing: the oldest of them is closed."""
         self.server.factory.limits = Limits(max_associations=2)
         associated = [self.associated() for _ in range(2)]
-        silent = [self.server.connect() for _ in range(2 * 2 + 64)]
+        silent = [self.server.connect(f"192.0.2.{number % 4}") for number in range(2 * 2 + 64)]
         self.assertTrue(all(peer.connected for peer in (*associated, *silent)))
         with capturedLogs() as events:
             late = self.server.connect()
@@ -1319,7 +1319,7 @@ class FactoryTests(AssociationTestCase):
         """Connections that come while one is being closed cost another one, not the same again."""
         self.server.factory.limits = Limits(max_associations=1)
         peer = self.associated()
-        silent = [self.server.connect() for _ in range(2 + 64 + 3)]
+        silent = [self.server.connect(f"192.0.2.{number % 4}") for number in range(2 + 64 + 3)]
         self.assertEqual([one.transport.disconnecting for one in silent], [True] * 3 + [False] * 66)
         self.server.clock.advance(0)
         self.assertEqual(len(self.server.factory.connections), 1 + 66)
@@ -1329,8 +1329,8 @@ class FactoryTests(AssociationTestCase):
         """As many associations as there may be, all older than who says nothing, stay."""
         self.server.factory.limits = Limits(max_associations=100)
         peers = [self.associated() for _ in range(100)]
-        for _ in range(2 * 100 + 64 + 100):
-            self.server.connect()
+        for number in range(2 * 100 + 64 + 100):
+            self.server.connect(f"192.0.2.{number % 4}")
             self.server.clock.advance(0)
         self.assertEqual(self.server.factory.associations, {peer.protocol for peer in peers})
         self.assertEqual(len(self.server.factory.connections), 100 + 264)
@@ -1339,7 +1339,7 @@ class FactoryTests(AssociationTestCase):
     def test_turned_out_is_heard_no_more(self) -> None:
         """Who is turned out gets no association while the connection is being closed."""
         self.server.factory.limits = Limits(max_associations=0)
-        silent = [self.server.connect() for _ in range(64 + 1)]
+        silent = [self.server.connect(f"192.0.2.{number % 4}") for number in range(64 + 1)]
         self.server.factory.limits = Limits()
         self.assertTrue(silent[0].transport.disconnecting)
         silent[0].send(associate_rq(CONTEXTS))
@@ -1356,8 +1356,8 @@ class FactoryTests(AssociationTestCase):
         factory.limits = Limits(max_associations=1)
         peer = self.server.connect()
         peer.send(associate_rq(CONTEXTS))
-        for _ in range(2 + 64):
-            self.server.connect()
+        for number in range(2 + 64):
+            self.server.connect(f"192.0.2.{number % 4 + 2}")
         self.assertTrue(peer.transport.disconnecting)
         looked_up.callback(frozenset({"192.0.2.1"}))
         self.assertEqual(factory.associations, set())

@@ -1,0 +1,176 @@
+"""How much one server takes on at a time: the numbers, and who has to go when there are too many."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Iterator
+from typing import Final, Generic, Protocol, TypeVar
+
+import attrs
+
+#: Connections without an association there may be besides two for each that is possible.
+_SPARE: Final = 64
+#: Descriptors kept for threads, the index and the log besides those that are open at the start.
+_DESCRIPTORS_KEPT: Final = 24
+#: Of an IPv6 address this much is one host: whoever has one address has all of its network (RFC 4291 2.5.4).
+_IPV6_PREFIX: Final = 64
+
+
+@attrs.frozen(kw_only=True)
+class Limits:
+    """Timers in seconds, and how many associations and connections there may be at a time."""
+
+    artim_timeout: float = 30.0
+    dimse_timeout: float = 60.0
+    idle_timeout: float = 600.0
+    max_associations: int = 200
+    #: Of one host; 0: as many as there may be.
+    max_associations_per_host: int = 0
+    #: Without an association; 0: 64 and two for each association.
+    max_connections: int = 0
+    #: The same of one host; 0: half of these.
+    max_connections_per_host: int = 0
+    #: Of all kinds: one more is refused where it is accepted; 0: any number.
+    max_open: int = 0
+    #: Bytes of a data set after which the association is aborted, whether it is refused already or not;
+    #: 0: no limit.
+    max_data_set: int = 0
+
+    @property
+    def waiting(self) -> int:
+        """Connections without an association."""
+        return self.max_connections or 2 * self.max_associations + _SPARE
+
+    @property
+    def waiting_per_host(self) -> int:
+        """Those of one host."""
+        return self.max_connections_per_host or max(1, self.waiting // 2)
+
+    def fitted(self, descriptors: int) -> Limits:
+        """The same, or less if that is more than so many descriptors are enough for.
+
+        Half of them are for connections without an association, a quarter for associations, and the rest for
+        the files that these store and send.
+        """
+        waiting = min(self.waiting, max(2, descriptors // 2))
+        per_host = (
+            self.waiting_per_host if waiting == self.waiting else min(self.waiting_per_host, waiting // 2)
+        )
+        return attrs.evolve(
+            self,
+            max_associations=min(self.max_associations, max(1, descriptors // 4)),
+            max_connections=waiting,
+            max_connections_per_host=per_host,
+            max_open=max(3, descriptors * 3 // 4),
+        )
+
+
+def descriptors_for_connections(limit: int, in_use: int, servers: int) -> int:
+    """What is left of `limit` descriptors for each of so many servers, when so many are in use at rest."""
+    return max(4, (limit - in_use - _DESCRIPTORS_KEPT) // servers)
+
+
+def host_of(address: str) -> str:
+    """What an address is counted as: itself, of IPv6 its network of 64 bits; empty for none."""
+    try:
+        parsed = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if parsed.version == 4:
+        return str(parsed)
+    if parsed.ipv4_mapped is not None:
+        return str(parsed.ipv4_mapped)
+    return str(ipaddress.ip_network((int(parsed), _IPV6_PREFIX), strict=False))
+
+
+class Connection(Protocol):
+    """What may be turned out."""
+
+    @property
+    def closing(self) -> bool:
+        """Whether it is being closed."""
+
+    def turn_out(self, why: str) -> None:
+        """Close it; it has no association."""
+
+
+C = TypeVar("C", bound=Connection)
+
+
+class Crowd(Generic[C]):
+    """All connections of one server, oldest first, which of them have an association, and whose they are."""
+
+    def __init__(self) -> None:
+        self.connections: dict[C, None] = {}
+        self.associations: set[C] = set()
+        self._hosts: dict[C, str] = {}
+        #: Of each host: those without an association, oldest first, and how many have one.
+        self._waiting: dict[str, dict[C, None]] = {}
+        self._associated: dict[str, int] = {}
+
+    @property
+    def waiting(self) -> int:
+        """How many have no association."""
+        return len(self.connections) - len(self.associations)
+
+    def associations_of(self, connection: C) -> int:
+        """How many associations the host of `connection` has; none where the host is not known."""
+        return self._associated.get(self._hosts.get(connection, ""), 0)
+
+    def add(self, connection: C) -> None:
+        """A connection whose host may not be known yet."""
+        self.connections[connection] = None
+
+    def peer_known(self, connection: C, address: str, most: int) -> None:
+        """Whose it is; if `most` wait of this host already, the one that does for longest is turned out."""
+        host = host_of(address)
+        if not host or connection not in self.connections or connection in self._hosts:
+            return
+        waiting = self._waiting.setdefault(host, {})
+        if len(waiting) >= most:
+            turn_out_longest(waiting, f"too many connections from {host} without an association")
+        self._hosts[connection] = host
+        waiting[connection] = None
+
+    def set_associated(self, connection: C, associated: bool) -> None:
+        """Whether it has an association."""
+        if associated == (connection in self.associations) or connection not in self.connections:
+            return
+        host = self._hosts.get(connection, "")
+        if associated:
+            self.associations.add(connection)
+            if host:
+                self._leave(host, connection)
+                self._associated[host] = self._associated.get(host, 0) + 1
+            return
+        self.associations.discard(connection)
+        if host:
+            self._associated[host] -= 1
+            if not self._associated[host]:
+                del self._associated[host]
+            self._waiting.setdefault(host, {})[connection] = None
+
+    def remove(self, connection: C) -> None:
+        """It is lost."""
+        self.set_associated(connection, False)
+        host = self._hosts.pop(connection, "")
+        if host:
+            self._leave(host, connection)
+        self.connections.pop(connection, None)
+
+    def _leave(self, host: str, connection: C) -> None:
+        waiting = self._waiting[host]
+        waiting.pop(connection, None)
+        if not waiting:
+            del self._waiting[host]
+
+    def without_association(self) -> Iterator[C]:
+        """Those that have none, oldest first."""
+        return (one for one in self.connections if one not in self.associations)
+
+
+def turn_out_longest(waiting: Iterable[C], why: str) -> None:
+    """Close the first of `waiting` that is not being closed already."""
+    longest = next((one for one in waiting if not one.closing), None)
+    if longest is not None:
+        longest.turn_out(why)
