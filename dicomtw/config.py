@@ -13,6 +13,7 @@ from typing import Any
 import attrs
 
 from dicomtw import uids
+from dicomtw.security.addresses import NETWORK, Network
 from dicomtw.security.remote import Remote
 from dicomtw.security.tls import PROFILES
 from dicomtw.settings import (
@@ -89,6 +90,23 @@ class Server:
     )
     known_ae_only: bool = setting(FLAG, False, "accept associations from configured remotes only")
     accept_any_called_ae: bool = setting(FLAG, False, "accept those who call another AE title than ours")
+    networks: tuple[Network, ...] = setting(
+        NETWORK,
+        (),
+        "speak with peers from these networks only, so with none on a unix: socket; without any with all",
+        many=True,
+    )
+    associations_per_minute_per_host: int = setting(
+        kind_of_number(0, 1000000, "associations"),
+        0,
+        "associations that one host, or the /64 of an IPv6 address, may ask for in a minute; 0: no limit",
+    )
+    failed_associations_per_minute_per_host: int = setting(
+        kind_of_number(0, 1000000, "associations"),
+        600,
+        "associations for which one host may be rejected for good in a minute, before it is put off "
+        "whatever it asks; 0: no limit",
+    )
     allow_retrieve: str = setting(
         kind_of_choice("known", "any"),
         "known",

@@ -61,6 +61,10 @@ class Options(usage.Options):
         """Listen on any Twisted server endpoint string; may be repeated."""
         self._many.setdefault("listen", []).append(endpoint)
 
+    def opt_networks(self, network: str) -> None:
+        """Speak with peers from this network or address only; may be repeated."""
+        self._many.setdefault("networks", []).append(network)
+
     def opt_prefer_transfer_syntax(self, uid: str) -> None:
         """Choose this transfer syntax where it is offered, before others; may be repeated."""
         self._many.setdefault("prefer-transfer-syntax", []).append(uid)

@@ -80,6 +80,22 @@ def name_of(uid: str) -> str:
     return STORAGE_SOP_CLASSES.get(uid) or TRANSFER_SYNTAXES.get(uid) or _NAMES.get(uid) or uid
 
 
+def sop_class_of(name: str) -> str | None:
+    """The SOP class that is registered under a name (PS3.6 Annex A) or its keyword; None if there is none.
+
+    Case and punctuation do not count, nor does what the registry appends: "SOP Class", "(Retired)". Of two
+    of one name it is the one that is not retired.
+    """
+    names = {**_NAMES, **STORAGE_SOP_CLASSES}
+    found = [uid for uid in names if _plain(names[uid]) == _plain(name)]
+    return min(found, key=lambda uid: (names[uid] != name, "(Retired)" in names[uid]), default=None)
+
+
+def _plain(name: str) -> str:
+    letters = re.sub(r"[^a-z0-9]", "", name.lower().replace("(retired)", ""))
+    return letters.removesuffix("sopclass")
+
+
 _NAMES: Final = {
     VERIFICATION: "Verification SOP Class",
     PATIENT_ROOT_FIND: "Patient Root Query/Retrieve Information Model - FIND",

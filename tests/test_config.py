@@ -36,6 +36,9 @@ store = "/srv/dicom"
 state-dir = "/var/lib/dicom"
 accept-any-ae = true
 accept-any-called-ae = true
+networks = ["192.0.2.0/24", "2001:db8::7"]
+associations-per-minute-per-host = 1000
+failed-associations-per-minute-per-host = 10
 allow-retrieve = "any"
 index-attribute = ["KVP", "SERIES:ConvolutionKernel"]
 accept-unknown-sop-classes = true
@@ -84,6 +87,9 @@ SERVER = Server(
     state_dir="/var/lib/dicom",
     accept_any_ae=True,
     accept_any_called_ae=True,
+    networks=("192.0.2.0/24", "2001:db8::7"),
+    associations_per_minute_per_host=1000,
+    failed_associations_per_minute_per_host=10,
     allow_retrieve="any",
     index_attribute=("KVP", "SERIES:ConvolutionKernel"),
     accept_unknown_sop_classes=True,
@@ -160,6 +166,9 @@ class ValueTests(ConfigTestCase):
                 "accept_any_ae": False,
                 "known_ae_only": False,
                 "accept_any_called_ae": False,
+                "networks": (),
+                "associations_per_minute_per_host": 0,
+                "failed_associations_per_minute_per_host": 600,
                 "allow_retrieve": "known",
                 "index_attribute": (),
                 "accept_unknown_sop_classes": False,

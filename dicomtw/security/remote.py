@@ -8,6 +8,9 @@ from typing import Any
 
 import attrs
 
+from dicomtw import uids
+from dicomtw.security.addresses import NETWORK, Network
+from dicomtw.security.bindings import CERTIFICATE, Binding
 from dicomtw.settings import (
     AE_TITLE,
     FLAG,
@@ -16,6 +19,8 @@ from dicomtw.settings import (
     SECONDS,
     TEXT,
     ConfigError,
+    Kind,
+    check_text,
     kind_of_choice,
     kind_of_number,
     make,
@@ -26,6 +31,19 @@ from dicomtw.settings import (
 OPERATIONS = {"echo": "C-ECHO", "store": "C-STORE", "find": "C-FIND", "get": "C-GET", "move": "C-MOVE"}
 
 
+def _check_sop_class(value: Any) -> str:
+    text = check_text(value)
+    if uids.is_valid_uid(text) and uids.is_strict_uid(text):
+        return text
+    found = uids.sop_class_of(text)
+    if found is None:
+        raise ValueError
+    return found
+
+
+SOP_CLASS = Kind("a SOP class, by its UID, its name or its keyword, such as CTImageStorage", _check_sop_class)
+
+
 @attrs.frozen(kw_only=True)
 class Remote:
     """An application entity that we know (PS3.15 leaves who may call to us)."""
@@ -34,7 +52,30 @@ class Remote:
     host: str = setting(TEXT, "", "its host name or IP address")
     port: int = setting(REMOTE_PORT, 0, "the port it listens on")
     tls: bool = setting(FLAG, False, "connections to it use TLS")
-    check_host: bool = setting(FLAG, False, "accept associations in its name from its host only")
+    check_host: bool = setting(
+        FLAG, False, "accept associations in its name from its host only, and from its networks if it has any"
+    )
+    networks: tuple[Network, ...] = setting(
+        NETWORK,
+        (),
+        "accept associations in its name from these networks only, and from its host if that is checked",
+        many=True,
+    )
+    certificate: tuple[Binding, ...] = setting(
+        CERTIFICATE,
+        (),
+        "accept associations in its name over TLS only, with one of these certificates: by fingerprint, or "
+        "by subject or alternative name, which --tls-ca has to verify",
+        many=True,
+    )
+    max_associations: int = setting(
+        kind_of_number(0, 100000, "associations"),
+        0,
+        "associations in its name at a time; 0: no limit but the server's",
+    )
+    associations_per_minute: int = setting(
+        kind_of_number(0, 1000000, "associations"), 0, "associations in its name in a minute; 0: no limit"
+    )
     no_implementation_version_name: bool = setting(
         FLAG, False, "leave item 55H out of what we answer it, as the server option does for all"
     )
@@ -46,6 +87,18 @@ class Remote:
         kind_of_choice(*OPERATIONS),
         tuple(OPERATIONS),
         f"what it may ask for: {', '.join(OPERATIONS)}",
+        many=True,
+    )
+    sop_classes: tuple[str, ...] = setting(
+        SOP_CLASS,
+        (),
+        "SOP classes it may use, and be sent objects of, besides verification; without any it may use all",
+        many=True,
+    )
+    destinations: tuple[str, ...] = setting(
+        AE_TITLE,
+        (),
+        "remotes to which it may have C-MOVE send; without any it may have it send to all",
         many=True,
     )
     tls_ca: Path | None = setting(
