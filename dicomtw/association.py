@@ -26,13 +26,14 @@ from dicomtw.dimse.messages import (
     MessageType,
 )
 from dicomtw.dimse.reader import MessageReader
-from dicomtw.errors import DimseError, LocalStateError, ProtocolError
+from dicomtw.errors import AbortReason, DimseError, LocalStateError, ProtocolError
 from dicomtw.feed import Disk, Feed
 from dicomtw.operations import MAXIMUM_REQUESTS, Operation, OperationQueue, or_cancelled
 from dicomtw.outbox import Outbox
 from dicomtw.requests import Answer, Request, Requests
 from dicomtw.services import DataSetSource, MemorySink, Response, ServiceRegistry
 from dicomtw.ul.items import MaximumLength, UserInformation
+from dicomtw.trail import AssociationTrail
 from dicomtw.ul.machine import State
 from dicomtw.ul.negotiation import AcceptedContext, RefusedContext
 from dicomtw.ul.pdu import A_ABORT, A_ASSOCIATE_AC, A_ASSOCIATE_RJ, A_ASSOCIATE_RQ
@@ -42,6 +43,9 @@ T = TypeVar("T")
 
 #: Failed operations of one association that get a log line of their own; all are counted in the summary.
 _FAILURES_LOGGED = 5
+
+#: Bytes of messages that are progress: a peer brings as many in each DIMSE timeout, or a message to its end.
+PROGRESS = 1024
 
 #: States in which a response can still be sent.
 _CAN_SEND = (State.Sta6, State.Sta8)
@@ -94,6 +98,10 @@ class Association:
         self.operations: Counter[str] = Counter()
         self.failures: Counter[int] = Counter()
         self.data_set_bytes = 0
+        #: Grows by `PROGRESS` where the peer makes that, however many PDUs it takes.
+        self.progress = 0
+        #: The longest data set that is taken in, or passed over, in bytes; 0: any length.
+        self.maximum_data_set = 0
         self.objects_sent = 0
         self.bytes_sent = 0
         self.lax_uids = False
@@ -104,9 +112,12 @@ class Association:
         self._fragments: list[memoryview] = []
         self._queue = OperationQueue(self, 1)
         self._requests = Requests(lambda waiting: self._shell.hold(Hold.RESPONSES, waiting))
+        self._length = 0  # of the data set that is being received
         self._answered: tuple[Request, Command] | None = None
         self._answer = MemorySink()
         self._extended_negotiation: dict[str, bytes] = {}
+        #: Who keeps the audit trail of what a peer asks of us; None for nobody.
+        self.trail: AssociationTrail | None = None
         self._busy_feeds = 0
         self._too_many_wait = False
         self._release_requested = False
@@ -147,6 +158,7 @@ class Association:
         self, context_id: int, control_header: int, data: memoryview, complete: bool
     ) -> None:
         assert self._reader is not None
+        self.progress += len(data)
         self._reader.fragment_received(context_id, control_header, data, complete)
 
     def chunk_ended(self) -> None:
@@ -171,6 +183,11 @@ class Association:
         return self._requests.outstanding
 
     @property
+    def turn(self) -> tuple[int, int]:
+        """Another one when we have asked for something more, or the peer has made progress."""
+        return self._requests.begun, self.progress // PROGRESS
+
+    @property
     def sends(self) -> bool:
         """Whether a data set of ours is on its way: its disk may take its time."""
         return self._reader is not None and self._outbox.busy
@@ -187,6 +204,7 @@ class Association:
     # -- dimse.reader.MessageReceiver
 
     def command_received(self, context_id: int, command: Command) -> None:
+        self._length = 0
         if command.is_response:
             self._answered = self._requests.match(context_id, command), command
             self._answer = MemorySink()
@@ -217,6 +235,11 @@ class Association:
     def data_received(self, data: memoryview) -> None:
         if data:
             self.data_set_bytes += len(data)
+            self._length += len(data)
+            if 0 < self.maximum_data_set < self._length:
+                # What is refused is passed over, so that the peer gets its answer; but not without end.
+                why = f"a data set of more than {self.maximum_data_set} bytes"
+                raise ProtocolError(why, AbortReason.REASON_NOT_SPECIFIED)
             operation = self._receiving
             if operation is not None and operation.feed is not None:
                 self._fragments.append(data)
@@ -227,6 +250,8 @@ class Association:
                     raise ProtocolError(f"response with a {refusal.comment}") from None
 
     def message_ended(self) -> None:
+        if self._answered is not None or not self._requests.outstanding:
+            self.progress += PROGRESS  # a request of the peer's is not what we wait for
         if self._answered is not None:
             (request, command), self._answered = self._answered, None
             self._requests.answered(request, Answer(command, bytes(self._answer.data)))

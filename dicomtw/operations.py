@@ -16,6 +16,7 @@ from dicomtw.errors import Cancelled, DimseError
 from dicomtw.feed import Feed
 from dicomtw.services import MemorySink, Perform, Response, SubOperations
 from dicomtw.storage import DataSetSink
+from dicomtw.trail import AssociationTrail
 from dicomtw.ul.negotiation import AcceptedContext
 
 #: Operations that a peer may have outstanding if it asks for a window. They share the cost of syncing; more
@@ -56,6 +57,10 @@ def with_late(called: Deferred[T], late: Callable[[T], object]) -> Deferred[T]:
 
 class Surroundings(Protocol):
     """What an operation asks of its association."""
+
+    @property
+    def trail(self) -> AssociationTrail | None:
+        """The audit trail, if one is kept."""
 
     def extended_negotiation(self, sop_class_uid: str) -> bytes:
         """What was agreed on for a SOP class in extended negotiation."""
@@ -119,6 +124,10 @@ class Operation:
     def sink(self) -> DataSetSink:
         assert self.feed is not None, f"{self.request.message_type.name} has no data set"
         return self.feed.sink
+
+    @property
+    def trail(self) -> AssociationTrail | None:
+        return self._surroundings.trail
 
     @property
     def extended_negotiation(self) -> bytes:
@@ -302,6 +311,8 @@ class OperationQueue:
         """Perform; the last response."""
         if operation.feed is not None and operation.refusal is None:
             await operation.feed.written()
+        if operation.trail is not None:
+            operation.trail.begun(operation, operation.refusal)
         if operation.refusal is not None:
             raise operation.refusal
         assert operation.perform is not None

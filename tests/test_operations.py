@@ -55,6 +55,8 @@ def operation_of(request: Command) -> Operation:
 class Surroundings:
     """What an operation asks of its association, without one."""
 
+    trail = None
+
     def extended_negotiation(self, sop_class_uid: str) -> bytes:
         return sop_class_uid.encode()
 

@@ -17,7 +17,8 @@ from dicomtw import uids
 from dicomtw.dimse import status
 from dicomtw.dimse.messages import MESSAGE_TYPES, Command, MessageType
 from dicomtw.errors import DimseError
-from dicomtw.storage import DataSetSink
+from dicomtw.storage import DataSetSink, Stored
+from dicomtw.storage.content import Content
 from dicomtw.ul.negotiation import AcceptedContext, Offer
 
 #: A data set that is no object to store is kept in memory up to this, in bytes: identifiers, attribute lists.
@@ -81,6 +82,26 @@ class SubOperations(Protocol):
         """
 
 
+class Sending(Protocol):
+    """What becomes of the instances that an operation sends, for an audit trail."""
+
+    def sent(self, directory: str, sop_class_uid: str, *, success: bool) -> None:
+        """The receiver has taken one, of the study in `directory`; or it has not."""
+
+    def ended(self) -> None:
+        """No more are sent."""
+
+
+class Trail(Protocol):
+    """The audit trail of an association (PS3.15 A.5), for what a service alone knows. Does not block."""
+
+    def received(self, stored: Stored, sop_class_uid: str) -> None:
+        """An object that the requestor has sent is stored."""
+
+    def sending(self, contents: Collection[Content], destination: str = "") -> Sending:
+        """These are about to be sent to the AE title `destination`, or else to the requestor."""
+
+
 class Operation(Protocol):
     """One request that a service performs, as the service sees it.
 
@@ -119,6 +140,10 @@ class Operation(Protocol):
     @property
     def sub_operations(self) -> SubOperations:
         """The association that the request came on, where its requestor is an SCP too."""
+
+    @property
+    def trail(self) -> Trail | None:
+        """Who is to know what is stored and sent; None where no audit trail is kept."""
 
     def commit(self) -> Awaitable[None]:
         """Commit the sink, off the reactor thread if that takes long."""

@@ -18,11 +18,20 @@ import attrs
 from dicomtw import uids
 from dicomtw.dimse import status
 from dicomtw.errors import AssociationLost, Cancelled, DimseError, IndexFault
-from dicomtw.services import FALLBACK, DataSetSource, Operation, Response, ServiceClass, SubOperations
+from dicomtw.services import (
+    FALLBACK,
+    DataSetSource,
+    Operation,
+    Response,
+    Sending,
+    ServiceClass,
+    SubOperations,
+)
 from dicomtw.services.identifier import Identifier, failed_list
 from dicomtw.services.query import Settled, agreed, decoded, not_available
 from dicomtw.storage.data_set_file import open_data_set
 from dicomtw.storage.index.attributes import LEVELS, UNIQUE_KEYS
+from dicomtw.storage.index.contents import contents_of
 from dicomtw.storage.index.database import Index, Instance
 from dicomtw.storage.index.matching import KeyValue
 from dicomtw.storage.index.query import Query
@@ -78,28 +87,43 @@ class Destinations(Protocol):
 
 @attrs.define
 class Counters:
-    """Sub-operations of one request by what became of them (PS3.4 C.4.2.1.6-9)."""
+    """Sub-operations of one request by what became of them (PS3.4 C.4.2.1.6-9).
+
+    `sending` is told of each, for the audit trail.
+    """
 
     remaining: int
     completed: int = 0
     failed: int = 0
     warning: int = 0
     failed_sop_instance_uids: list[str] = attrs.field(factory=list)
+    sending: Sending | None = None
 
-    def answered(self, category: status.Category) -> None:
+    def answered(self, category: status.Category, instance: Instance) -> None:
         """The receiver has answered one: it has it."""
         self.remaining -= 1
+        self._tell(instance, success=True)
         if category is status.Category.WARNING:
             self.warning += 1
         else:
             self.completed += 1
 
-    def fail(self, sop_instance_uid: str) -> None:
+    def fail(self, instance: Instance) -> None:
         """One was not sent, or not taken."""
         self.remaining -= 1
         self.failed += 1
         if len(self.failed_sop_instance_uids) < _FAILED_KEPT:
-            self.failed_sop_instance_uids.append(sop_instance_uid)
+            self.failed_sop_instance_uids.append(instance.sop_instance_uid)
+        self._tell(instance, success=False)
+
+    def _tell(self, instance: Instance, *, success: bool) -> None:
+        if self.sending is not None:
+            self.sending.sent(instance.parts[0], instance.sop_class_uid, success=success)
+
+    def ended(self) -> None:
+        """No more are sent."""
+        if self.sending is not None:
+            self.sending.ended()
 
     def response(self, code: int, operation: Operation, comment: str = "") -> Response:
         """A response with these numbers: with what remains where it is pending or cancelled."""
@@ -154,6 +178,17 @@ class _Retrieval(ServiceClass):
         finally:
             cursor.close()  # interrupts it, if nobody waits for it any more
 
+    async def _counters(self, operation: Operation, ids: array[int], destination: str = "") -> Counters:
+        """The counters for what is sent now, with whom the audit trail has to be told."""
+        trail = operation.trail
+        if trail is None or not ids:
+            return Counters(len(ids))
+        try:
+            contents = await operation.call_in_thread(lambda: contents_of(self._index, ids))
+        except IndexFault as fault:
+            raise not_available(operation, fault, status.UNABLE_TO_CALCULATE_MATCHES) from fault
+        return Counters(len(ids), sending=trail.sending(contents, destination))
+
     async def _send(
         self,
         operation: Operation,
@@ -174,15 +209,15 @@ class _Retrieval(ServiceClass):
         except (OSError, ValueError) as error:
             why = str(error)
         except AssociationLost:
-            counters.fail(instance.sop_instance_uid)
+            counters.fail(instance)
             raise
         else:
             category = status.category(answer.status)
             if category in (status.Category.SUCCESS, status.Category.WARNING):
-                counters.answered(category)
+                counters.answered(category, instance)
                 return
             why = f"answered {answer.status:04X}H"  # a peer's comment may name a patient
-        counters.fail(instance.sop_instance_uid)
+        counters.fail(instance)
         if counters.failed <= _FAILURES_LOGGED:
             operation.warn(f"{uids.name_of(instance.sop_class_uid)} not sent: {why}")
 
@@ -205,7 +240,7 @@ class _Retrieval(ServiceClass):
             counters.remaining -= len(batch) - len(instances)  # no longer stored
             for instance in instances:
                 if lost:
-                    counters.fail(instance.sop_instance_uid)
+                    counters.fail(instance)
                     continue
                 try:
                     await self._send(operation, association, instance, counters, originator)
@@ -230,7 +265,7 @@ class Get(_Retrieval):
     async def c_get(self, operation: Operation) -> AsyncGenerator[Response, None]:
         """PS3.7 9.1.3: pending responses, and the final one."""
         ids = await self._selected(operation)
-        counters = Counters(len(ids))
+        counters = await self._counters(operation, ids)
         try:
             async with aclosing(
                 self._send_all(operation, operation.sub_operations, ids, counters)
@@ -241,6 +276,8 @@ class Get(_Retrieval):
             yield counters.response(status.CANCEL, operation)
         else:
             yield counters.last_response(operation)
+        finally:
+            counters.ended()
 
 
 class Move(_Retrieval):
@@ -258,7 +295,7 @@ class Move(_Retrieval):
         if destination not in self._destinations:
             raise DimseError(status.MOVE_DESTINATION_UNKNOWN, f"move destination {destination!r} is unknown")
         ids = await self._selected(operation)
-        counters = Counters(len(ids))
+        counters = await self._counters(operation, ids, destination)
         try:
             for group in await operation.call_in_thread(lambda: _groups(self._index, ids)):
                 async with aclosing(self._send_group(operation, destination, group, counters)) as responses:
@@ -270,6 +307,8 @@ class Move(_Retrieval):
             raise not_available(operation, fault, status.UNABLE_TO_CALCULATE_MATCHES) from fault
         else:
             yield counters.last_response(operation)
+        finally:
+            counters.ended()
 
     async def _send_group(
         self, operation: Operation, destination: str, group: Group, counters: Counters
@@ -281,7 +320,7 @@ class Move(_Retrieval):
             operation.warn(f"move destination {destination!r}: {fault}")
             for at in range(0, len(group.ids), _BATCH):
                 for instance in await self._instances(operation, group.ids[at : at + _BATCH]):
-                    counters.fail(instance.sop_instance_uid)
+                    counters.fail(instance)
             return
         originator = operation.calling_ae_title, operation.request.message_id or 0
         try:

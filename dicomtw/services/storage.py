@@ -78,4 +78,6 @@ class Storage(ServiceClass):
             stored = cast(IndexedSink, operation.sink).stored
             if stored is not None:
                 await self._indexing.add(stored)
+                if operation.trail is not None:
+                    operation.trail.received(stored, operation.context.abstract_syntax)
         return status.SUCCESS

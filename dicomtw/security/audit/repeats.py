@@ -1,18 +1,18 @@
-"""The same alert again and again: told of once, then counted, so that nobody can fill a queue with it."""
+"""Alerts about one peer, again and again: a few are told, the others counted, so that they fill no queue."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
-from typing import Generic, TypeVar
+from collections.abc import Iterator
+from typing import Final
 
 import attrs
 
-T = TypeVar("T", bound=Hashable)
-
-#: Repetitions are counted for so long, in seconds, and then told of in one message.
-WINDOW = 60.0
-#: Different alerts that are remembered at a time; of further ones all are told.
-MAXIMUM = 1000
+#: For so long, in seconds, alerts about one peer are counted together.
+WINDOW: Final = 60.0
+#: So many of them are told one by one.
+TOLD: Final = 10
+#: Peers that are remembered at a time; what is about further ones is counted together.
+MAXIMUM: Final = 1000
 
 
 @attrs.define
@@ -21,26 +21,28 @@ class _Counted:
     times: int = 0
 
 
-class Repeats(Generic[T]):
-    """Counts what is said again within `WINDOW`. Times are in seconds."""
+class Repeats:
+    """Counts alerts by the addresses they are about. Times are in seconds."""
 
     def __init__(self) -> None:
-        self._counted: dict[T, _Counted] = {}
+        self._counted: dict[str, _Counted] = {}
 
-    def is_new(self, what: T, now: float) -> bool:
-        """Whether it is to be told of; else it is counted."""
-        counted = self._counted.get(what)
-        if counted is not None:
-            counted.times += 1
-            return False
-        if len(self._counted) < MAXIMUM:
-            self._counted[what] = _Counted(now)
-        return True
+    def is_to_be_told(self, address: str, now: float) -> bool:
+        """Whether an alert is told by itself; else it is counted."""
+        if address not in self._counted and len(self._counted) >= MAXIMUM:
+            address = ""
+        counted = self._counted.setdefault(address, _Counted(now))
+        counted.times += 1
+        return counted.times <= TOLD
 
-    def ended(self, now: float | None = None) -> Iterator[tuple[T, int]]:
-        """What was counted for long enough, or all for None, and how often it was said again."""
-        for what, counted in list(self._counted.items()):
+    def ended(self, now: float | None = None) -> Iterator[tuple[str, int]]:
+        """Addresses, empty for several, whose time is over (all for None), and how many were only counted."""
+        for address, counted in list(self._counted.items()):
             if now is None or now - counted.since >= WINDOW:
-                del self._counted[what]
-                if counted.times:
-                    yield what, counted.times
+                del self._counted[address]
+                if counted.times > TOLD:
+                    yield address, counted.times - TOLD
+
+    def __bool__(self) -> bool:
+        """Whether anything is counted."""
+        return bool(self._counted)

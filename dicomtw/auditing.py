@@ -1,0 +1,353 @@
+"""The audit trail of the servers of one process (PS3.15 Annex A): what associations tell becomes messages."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.threads import deferToThread, deferToThreadPool
+from twisted.python.threadpool import ThreadPool
+
+from dicomtw.client import TLS
+from dicomtw.collectors import Collector, FileCollector, TLSCollector, UDPCollector
+from dicomtw.config import Server
+from dicomtw.dimse import status
+from dicomtw.dimse.messages import C_FIND_RQ
+from dicomtw.encoding import character_sets
+from dicomtw.errors import DimseError
+from dicomtw.recorder import Recorder
+from dicomtw.security.access import Requestor
+from dicomtw.security.audit import events
+from dicomtw.security.audit.events import Events, Party, Study
+from dicomtw.security.audit.message import AuditMessage, Code, Outcome
+from dicomtw.security.audit.queue import Queue
+from dicomtw.security.audit.repeats import WINDOW, Repeats
+from dicomtw.security.audit.target import Target
+from dicomtw.security.audit.transfers import Gathered, Transfers
+from dicomtw.security.tls import TLSError
+from dicomtw.services import Operation, Sending
+from dicomtw.storage.content import Content
+from dicomtw.storage.index.record import text_of
+from dicomtw.storage.stored import Stored
+
+T = TypeVar("T")
+
+#: The queue's directory in the state directory.
+QUEUE: Final = "audit"
+
+_SPECIFIC_CHARACTER_SET: Final = 0x00080005
+_ACCESSION_NUMBER: Final = 0x00080050
+_PATIENT_NAME: Final = 0x00100010
+_PATIENT_ID: Final = 0x00100020
+_STUDY_INSTANCE_UID: Final = 0x0020000D
+
+#: Takes a message, and does not block.
+Record = Callable[[AuditMessage], None]
+
+
+class Auditing:
+    """Where the audit messages of servers with one state directory go, and the thread for its disk.
+
+    `directory` is that of the queue.
+    """
+
+    def __init__(self, server: Server, directory: Path, reactor: Any) -> None:
+        assert server.audit is not None
+        self.directory = directory
+        self.server = server
+        self._target = target = Target.parse(server.audit)
+        self._reactor = reactor
+        self._pool = ThreadPool(0, 1, "dicomtw-audit")
+        self._host = socket.gethostname()
+        self._process_id = str(os.getpid())
+        self._tls = TLS(ca=server.audit_ca, cert=server.audit_cert, key=server.audit_key)
+        self._audits: list[ServerAudit] = []
+        self._recorder = Recorder(
+            Queue(directory),
+            self._collector(target),
+            self._in_thread,
+            reactor,
+            process_id=self._process_id,
+            name=str(target),
+            lost=self._lost,
+        )
+
+    def _in_thread(self, function: Callable[[], T]) -> Deferred[T]:
+        return deferToThreadPool(self._reactor, self._pool, function)
+
+    def _collector(self, target: Target) -> Collector:
+        if target.path is not None:
+            return FileCollector(Path(os.path.abspath(target.path)), self._in_thread)
+        if target.kind == "udp":
+            return UDPCollector(target.host, target.port, self._reactor, self._host)
+        return TLSCollector(target.host, target.port, self._tls, self._reactor, self._host)
+
+    def audit_of(self, server: Server, addresses: Mapping[str, str]) -> ServerAudit:
+        """The audit trail of one server; `addresses` are the hosts of remotes, by AE title."""
+        audit = ServerAudit(
+            Events(ae_title=server.aet, process_id=self._process_id, host=self._host),
+            self._recorder.record,
+            self._reactor,
+            addresses=addresses,
+            fault=(lambda: self._recorder.fault) if server.audit_required else None,
+        )
+        self._audits.append(audit)
+        return audit
+
+    def fault(self) -> str:
+        """What is wrong with the files for TLS, in a line; empty for nothing. Blocks: they are read, once."""
+        return fault_of(self._tls) if self._target.kind == "tls" else ""
+
+    def start(self) -> None:
+        """Open the queue and say that the servers start. Blocks; raises `OSError`."""
+        self._pool.start()
+        try:
+            self._recorder.start()
+        except OSError:
+            self._pool.stop()
+            raise
+        for audit in self._audits:
+            audit.started()
+
+    def stop(self) -> Deferred[None]:
+        """Say that the servers have stopped, and deliver what can be delivered at once."""
+        if not self._pool.started:
+            return deferToThread(lambda: None)
+        for audit in self._audits:
+            audit.stopped()
+        return self._recorder.stop().addBoth(lambda _: deferToThread(self._pool.stop))
+
+    def _lost(self, count: int) -> tuple[AuditMessage, ...]:
+        return self._audits[0].lost(count) if self._audits else ()
+
+
+def tls_of(server: Server) -> TLS:
+    """TLS with the collector of a server's audit messages."""
+    return TLS(ca=server.audit_ca, cert=server.audit_cert, key=server.audit_key)
+
+
+def fault_of(tls: TLS) -> str:
+    """What is wrong with the files for TLS with a collector, in a line; empty for nothing. Blocks."""
+    try:
+        tls.context  # noqa: B018
+    except TLSError as error:
+        return str(error).replace("--tls-", "--audit-")
+    return ""
+
+
+class ServerAudit:
+    """The audit trail of one server: a `trail.Audit`.
+
+    `fault` says why nothing can be recorded, where associations depend on that; else it is None.
+    """
+
+    def __init__(
+        self,
+        makes: Events,
+        record: Record,
+        clock: Any,
+        *,
+        addresses: Mapping[str, str],
+        fault: Callable[[], str] | None = None,
+    ) -> None:
+        self.events = makes
+        self.record = record
+        self.clock = clock
+        self.addresses = addresses
+        self._fault = fault
+        self._repeats = Repeats()
+        self._report: IDelayedCall | None = None
+
+    def started(self) -> None:
+        self.record(self.events.application(starts=True))
+
+    def stopped(self) -> None:
+        if self._report is not None:
+            self._report.cancel()
+            self._report = None
+        self._tell_counted(None)
+        self.record(self.events.application(starts=False))
+
+    def lost(self, count: int) -> tuple[AuditMessage, ...]:
+        """Messages that say that others were not recorded."""
+        why = f"{count} audit messages were not recorded"
+        return (
+            self.events.alert(events.AUDIT_RECORDING_STOPPED, why, outcome=Outcome.MAJOR_FAILURE),
+            self.events.alert(
+                events.AUDIT_RECORDING_STARTED, "audit messages are recorded again", outcome=Outcome.SUCCESS
+            ),
+        )
+
+    # -- trail.Audit
+
+    def unavailable(self) -> str:
+        return "" if self._fault is None else self._fault()
+
+    def established(self, requestor: Requestor) -> Trail:
+        party = party_of(requestor)
+        if party.user:
+            self.record(self.events.login(party))
+        return Trail(self, party)
+
+    def rejected(self, requestor: Requestor, why: str, *, transient: bool) -> None:
+        outcome = Outcome.MINOR_FAILURE if transient else Outcome.SERIOUS_FAILURE
+        self.alert(events.NODE_AUTHENTICATION, f"association rejected: {why}", party_of(requestor), outcome)
+
+    def login_failed(self, requestor: Requestor, user: str, why: str) -> None:
+        party = party_of(requestor, user)
+        if self._is_to_be_told(party.address):
+            self.record(self.events.login(party, why))
+
+    def turned_out(self, address: str, why: str) -> None:
+        self.alert(events.NODE_AUTHENTICATION, why, Party(address=address), Outcome.SERIOUS_FAILURE)
+
+    # --
+
+    def alert(self, kind: Code, why: str, party: Party, outcome: Outcome) -> None:
+        """A Security Alert, unless there were many about this peer of late."""
+        if self._is_to_be_told(party.address):
+            self.record(self.events.alert(kind, why, party, outcome))
+
+    def _is_to_be_told(self, address: str) -> bool:
+        if self._report is None:
+            self._report = self.clock.callLater(WINDOW, self._tell)
+        return self._repeats.is_to_be_told(address, self.clock.seconds())
+
+    def _tell(self) -> None:
+        self._report = None
+        self._tell_counted(self.clock.seconds())
+        if self._repeats:
+            self._report = self.clock.callLater(WINDOW, self._tell)
+
+    def _tell_counted(self, now: float | None) -> None:
+        for address, times in self._repeats.ended(now):
+            why = f"{times} more such events {f'about {address}' if address else 'about several peers'}"
+            self.record(self.events.alert(events.NODE_AUTHENTICATION, why, Party(address=address)))
+
+
+class Trail:
+    """The audit trail of one association: a `trail.AssociationTrail`."""
+
+    def __init__(self, audit: ServerAudit, party: Party) -> None:
+        self._audit = audit
+        self._party = party
+        #: What is stored; and what was there before, and stays.
+        self._stored = Transfers()
+        self._held_before = Transfers()
+        self._has_ended = False
+
+    def begun(self, operation: Operation, refusal: DimseError | None) -> None:
+        audit, request = self._audit, operation.request
+        if refusal is not None:
+            if refusal.status == status.NOT_AUTHORIZED:
+                why = f"{request.message_type.name.removesuffix('-RQ')} refused: {refusal.comment}"
+                kind = events.USE_OF_RESTRICTED_FUNCTION
+                audit.alert(kind, why, self._party, Outcome.SERIOUS_FAILURE)
+        elif request.message_type is C_FIND_RQ:
+            context = operation.context
+            audit.record(
+                audit.events.query(
+                    self._party, context.abstract_syntax, context.transfer_syntax, operation.data_set
+                )
+            )
+
+    def received(self, stored: Stored, sop_class_uid: str) -> None:
+        transfers = self._stored if stored.journal is not None else self._held_before
+        found = stored.found
+        key = stored.study, found.get(_PATIENT_ID)
+        due = transfers.add(key, lambda: study_of(stored), sop_class_uid, self._audit.clock.seconds())
+        if due is not None:
+            self._tell(due, transfers)
+        if self._has_ended:
+            self._tell_all()
+
+    def sending(self, contents: Collection[Content], destination: str = "") -> Sending:
+        party = None
+        if destination:
+            party = Party(ae_title=destination, address=self._audit.addresses.get(destination, ""))
+        return _Sending(self._audit, self._party, party, contents)
+
+    def ended(self) -> None:
+        self._has_ended = True
+        self._tell_all()
+
+    def _tell_all(self) -> None:
+        for transfers in (self._stored, self._held_before):
+            for gathered in transfers.take():
+                self._tell(gathered, transfers)
+
+    def _tell(self, gathered: Gathered, transfers: Transfers) -> None:
+        audit = self._audit
+        held_before = transfers is self._held_before
+        audit.record(
+            audit.events.received(self._party, gathered.study, gathered.instances, held_before=held_before)
+        )
+
+
+class _Sending:
+    """Instances that are sent: a `services.Sending`."""
+
+    def __init__(
+        self, audit: ServerAudit, requestor: Party, destination: Party | None, contents: Iterable[Content]
+    ) -> None:
+        self._audit = audit
+        self._parties = requestor, destination
+        self._studies: dict[str, Study] = {}
+        self._sent: dict[str, Counter[str]] = {}
+        self._failed: dict[str, Counter[str]] = {}
+        planned: dict[str, Counter[str]] = {}
+        for content in contents:
+            self._studies[content.directory] = Study(
+                study_instance_uid=content.study_instance_uid,
+                patient_id=content.patient_id,
+                patient_name=content.patient_name,
+                accession_number=content.accession_number,
+            )
+            planned.setdefault(content.directory, Counter())[content.sop_class_uid] += content.count
+        for directory, instances in planned.items():
+            study = self._studies[directory]
+            audit.record(audit.events.begin_transferring(requestor, destination, study, instances))
+
+    def sent(self, directory: str, sop_class_uid: str, *, success: bool) -> None:
+        counts = self._sent if success else self._failed
+        counts.setdefault(directory, Counter())[sop_class_uid] += 1
+
+    def ended(self) -> None:
+        for counts, failed in ((self._sent, False), (self._failed, True)):
+            for directory, instances in counts.items():
+                # What came meanwhile was not among what was to be sent.
+                study = self._studies.get(directory) or Study(study_instance_uid=directory)
+                self._audit.record(self._audit.events.sent(*self._parties, study, instances, failed=failed))
+            counts.clear()
+
+
+def party_of(requestor: Requestor, user: str = "") -> Party:
+    """Who has requested an association."""
+    return Party(
+        ae_title=requestor.calling_ae_title.strip(),
+        address=requestor.address,
+        certificate=getattr(getattr(requestor, "certificate", None), "subject", ""),
+        user=user or getattr(getattr(requestor, "identity", None), "name", ""),
+    )
+
+
+def study_of(stored: Stored) -> Study:
+    """The study of an object, and whose it is, as its data set has it."""
+    found = stored.found
+    terms = character_sets.terms_of(found.get(_SPECIFIC_CHARACTER_SET))
+
+    def text(tag: int, vr: str) -> str:
+        return text_of(found.get(tag, b""), vr, terms)
+
+    return Study(
+        study_instance_uid=text(_STUDY_INSTANCE_UID, "UI") or stored.study,
+        patient_id=text(_PATIENT_ID, "LO"),
+        patient_name=text(_PATIENT_NAME, "PN"),
+        accession_number=text(_ACCESSION_NUMBER, "SH"),
+    )
