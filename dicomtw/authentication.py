@@ -1,0 +1,275 @@
+"""Whether a user is who the requestor says (PS3.7 D.3.3.7; PS3.15 B.4-B.7): Twisted's checkers decide.
+
+A checker is what `twisted.cred` has: an object whose `requestAvatarId` takes credentials of one of its
+`credentialInterfaces`, and fires with the user's name or fails with `UnauthorizedLogin`. The types of user
+identity come as these credentials::
+
+    1  IUsername                                      ours: a name, and no proof
+    2  IUsernamePassword and IUsernameHashedPassword  Twisted's
+    3  IKerberosTicket                                ours
+    4  ISAMLAssertion                                 ours
+    5  IJSONWebToken                                  ours
+
+So no checker of Twisted's believes a name without proof. Instead of the name a checker may return an
+`Authenticated`, with the server response for who asks for one.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import attrs
+from twisted.cred.checkers import ICredentialsChecker
+from twisted.cred.credentials import ICredentials, IUsernameHashedPassword, IUsernamePassword
+from twisted.cred.error import LoginFailed, UnauthorizedLogin
+from twisted.cred.strcred import InvalidAuthType, findCheckerFactories, findCheckerFactory
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
+from zope.interface import Attribute, Interface, implementer
+
+from dicomtw.security.identity import (
+    MAXIMUM_RESPONSE,
+    WORDS,
+    Identity,
+    IdentityPolicy,
+    kind_of,
+)
+from dicomtw.ul.items import UserIdentityRQ, UserIdentityType
+
+
+class IUsername(ICredentials):
+    """Type 1: a name that is asserted, with no proof of it. A checker that takes it believes the peer."""
+
+    username = Attribute("The name as sent: bytes, UTF-8.")
+
+
+class IKerberosTicket(ICredentials):
+    """Type 3: a Kerberos service ticket."""
+
+    ticket = Attribute("The ticket as sent: bytes, an AP-REQ of RFC 4120.")
+    response_requested = Attribute("Whether the requestor wants a server ticket in answer.")
+
+
+class ISAMLAssertion(ICredentials):
+    """Type 4: a SAML assertion."""
+
+    assertion = Attribute("The assertion as sent: bytes, XML.")
+    response_requested = Attribute("Whether the requestor wants a SAML response.")
+
+
+class IJSONWebToken(ICredentials):
+    """Type 5: a JSON Web Token (RFC 7519)."""
+
+    token = Attribute("The token as sent: bytes.")
+    response_requested = Attribute("Whether the requestor wants a token in answer.")
+
+
+@implementer(IUsername)
+@attrs.frozen
+class Username:
+    """A name without proof."""
+
+    username: bytes
+
+
+@implementer(IUsernamePassword, IUsernameHashedPassword)
+@attrs.frozen
+class UsernamePasscode:
+    """A name and a passcode, which is not in the repr."""
+
+    username: bytes
+    password: bytes = attrs.field(repr=False)
+
+    def checkPassword(self, password: bytes) -> bool:
+        """Whether the passcode is this one."""
+        return hmac.compare_digest(self.password, password)
+
+
+@implementer(IKerberosTicket)
+@attrs.frozen
+class KerberosTicket:
+    """A service ticket, which is not in the repr."""
+
+    ticket: bytes = attrs.field(repr=False)
+    response_requested: bool
+
+
+@implementer(ISAMLAssertion)
+@attrs.frozen
+class SAMLAssertion:
+    """An assertion, which is not in the repr."""
+
+    assertion: bytes = attrs.field(repr=False)
+    response_requested: bool
+
+
+@implementer(IJSONWebToken)
+@attrs.frozen
+class JSONWebToken:
+    """A token, which is not in the repr."""
+
+    token: bytes = attrs.field(repr=False)
+    response_requested: bool
+
+
+INTERFACES: dict[UserIdentityType, tuple[type[Interface], ...]] = {
+    UserIdentityType.USERNAME: (IUsername,),
+    UserIdentityType.USERNAME_AND_PASSCODE: (IUsernamePassword, IUsernameHashedPassword),
+    UserIdentityType.KERBEROS: (IKerberosTicket,),
+    UserIdentityType.SAML: (ISAMLAssertion,),
+    UserIdentityType.JWT: (IJSONWebToken,),
+}
+
+
+def credentials_of(item: UserIdentityRQ) -> Any:
+    """The credentials that an item of a known type is."""
+    kind, field, wanted = kind_of(item), item.primary_field, item.positive_response_requested
+    if kind is UserIdentityType.USERNAME:
+        return Username(field)
+    if kind is UserIdentityType.USERNAME_AND_PASSCODE:
+        return UsernamePasscode(field, item.secondary_field)
+    if kind is UserIdentityType.KERBEROS:
+        return KerberosTicket(field, wanted)
+    if kind is UserIdentityType.SAML:
+        return SAMLAssertion(field, wanted)
+    return JSONWebToken(field, wanted)
+
+
+@attrs.frozen
+class Authenticated:
+    """What a checker may return in the place of the name: also the server response, of types 3 to 5."""
+
+    name: str | bytes
+    response: bytes = attrs.field(default=b"", repr=False)
+
+
+class AuthFault(Exception):
+    """One line that says what is wrong with a checker string."""
+
+
+@attrs.frozen
+class Authentication:
+    """How one server finds out who a user is: its rules and its checkers, which are asked one by one."""
+
+    policy: IdentityPolicy
+    checkers: Sequence[Any]
+
+    def check(self, item: UserIdentityRQ) -> Deferred[tuple[Identity, bytes]]:
+        """Ask the checkers, the first that says yes is right: fires with the user and the server response.
+
+        `item` is one that the policy does not refuse. Fails with a `LoginFailed` if all that take it say no,
+        and with anything else if it cannot be found out now.
+        """
+        return Deferred.fromCoroutine(self._check(item))
+
+    async def _check(self, item: UserIdentityRQ) -> tuple[Identity, bytes]:
+        credentials = credentials_of(item)
+        kind = UserIdentityType(item.user_identity_type)
+        fault: Exception = UnauthorizedLogin()
+        for checker in self.checkers:
+            if not any(one in INTERFACES[kind] for one in checker.credentialInterfaces):
+                continue
+            try:
+                avatar = await maybeDeferred(checker.requestAvatarId, credentials)
+            except CancelledError:
+                raise
+            except LoginFailed as refusal:
+                if isinstance(fault, LoginFailed):  # or else one of them may still have said yes
+                    fault = refusal
+            except Exception as error:
+                fault = error
+            else:
+                return _authenticated(avatar, kind)
+        raise fault
+
+
+def _authenticated(avatar: Any, kind: UserIdentityType) -> tuple[Identity, bytes]:
+    """Whom a checker has named. Raises `LoginFailed` for nobody, `TypeError` for what is no name."""
+    name = getattr(avatar, "name", avatar)
+    response = getattr(avatar, "response", b"")
+    if isinstance(name, bytes):
+        name = name.decode("utf-8", "replace")
+    if not isinstance(response, bytes) or len(response) > MAXIMUM_RESPONSE:
+        raise TypeError(f"a server response takes bytes, {MAXIMUM_RESPONSE} at most")
+    if not isinstance(name, str) and name != ():
+        raise TypeError(f"a checker returned a {type(name).__name__} and no name")
+    if not name:  # () is Twisted's anonymous user
+        raise UnauthorizedLogin("the checker names nobody")
+    return Identity(name, kind), response
+
+
+def why(failure: LoginFailed, item: UserIdentityRQ) -> str:
+    """What a checker says about a login that it refuses, if it is fit for the log."""
+    said = str(failure)
+    secrets = [item.secondary_field]
+    if kind_of(item) not in (UserIdentityType.USERNAME, UserIdentityType.USERNAME_AND_PASSCODE):
+        secrets.append(item.primary_field)
+    if not said or any(one and one.decode("latin-1") in said for one in secrets):
+        return ""
+    return "".join(one if one.isprintable() else "?" for one in said[:100])
+
+
+# ---- checkers by their strings, as Twisted writes them -------------------------------------------------
+
+
+def type_of(description: str) -> str:
+    """The type of a checker string; what follows may be secret."""
+    return description.partition(":")[0]
+
+
+def checker_of(description: str) -> Any:
+    """The checker that a string such as ``scrypt:FILE`` describes; raises `AuthFault`."""
+    name, _, argument = description.partition(":")
+    try:
+        factory = findCheckerFactory(name)
+    except InvalidAuthType:
+        raise AuthFault(
+            f"--auth: no checker {name!r} is installed; there are {', '.join(_installed())}"
+        ) from None
+    if not kinds_of(factory.credentialInterfaces):
+        raise AuthFault(
+            f"--auth={name}: it checks nothing that DICOM has; there are {', '.join(_installed())}"
+        )
+    if name == "file" and argument and not os.path.isfile(argument):  # Twisted's would wait for it to come
+        raise AuthFault(f"--auth={name}: there is no file {argument}")
+    try:
+        checker = factory.generateChecker(argument)
+    except Exception as error:  # a plugin's, and it may raise anything
+        said = " ".join((str(error) or type(error).__name__).split())
+        raise AuthFault(f"--auth={name}: {said} (it takes: {_takes(factory)})") from None
+    if not ICredentialsChecker.providedBy(checker) or not kinds_of(checker.credentialInterfaces):
+        raise AuthFault(f"--auth={name}: the plugin has made no checker of user identities")
+    return checker
+
+
+def kinds_of(interfaces: Iterable[Any]) -> frozenset[UserIdentityType]:
+    """The types of user identity that credential interfaces stand for."""
+    among = set(interfaces)
+    return frozenset(kind for kind, ours in INTERFACES.items() if not among.isdisjoint(ours))
+
+
+def authentication_of(policy: IdentityPolicy, descriptions: Iterable[str]) -> Authentication:
+    """Make the checkers, and what they need is loaded; raises `AuthFault`.
+
+    The `kinds` of the policy become those that the checkers take.
+    """
+    checkers = [checker_of(description) for description in descriptions]
+    interfaces = [one for checker in checkers for one in checker.credentialInterfaces]
+    return Authentication(attrs.evolve(policy, kinds=kinds_of(interfaces)), checkers)
+
+
+def describe(description: str, authentication: Authentication) -> str:
+    """What a checker takes, in words."""
+    taken = ", ".join(WORDS[kind] for kind in sorted(authentication.policy.kinds))
+    return f"{type_of(description)} checks {taken}"
+
+
+def _installed() -> list[str]:
+    """The types of installed checkers that can be of use here."""
+    return sorted({one.authType for one in findCheckerFactories() if kinds_of(one.credentialInterfaces)})
+
+
+def _takes(factory: Any) -> str:
+    return " ".join(str(factory.argStringFormat).split()).rstrip(".")

@@ -1,0 +1,134 @@
+"""Our own checkers of users, ``scrypt:FILE`` and ``usernames:NAME[:NAME...]``, for `authentication`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+from twisted.cred.checkers import ICredentialsChecker
+from twisted.cred.credentials import IUsernamePassword
+from twisted.cred.error import UnauthorizedLogin
+from twisted.internet.defer import Deferred, DeferredSemaphore, fail, maybeDeferred, succeed
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from dicomtw.authentication import IUsername
+from dicomtw.security import passwords
+
+#: Checks of one file at a time: each has a thread and its memory, 16 MiB, to itself.
+AT_A_TIME = 2
+#: Those that wait for them; who comes later cannot be served now.
+WAITING = 32
+
+#: Calls a function in a thread.
+InThread = Callable[[Callable[[], Any]], "Deferred[Any]"]
+
+
+class TooManyChecks(Exception):
+    """So many users are being checked that this one cannot be, now."""
+
+
+@implementer(ICredentialsChecker)
+class ScryptChecker:
+    """Checks names and passcodes against a file of `security.passwords`, which may change meanwhile.
+
+    Somebody who is not in the file takes as long as somebody who is. `in_thread` is by default the reactor's.
+    """
+
+    log = Logger()
+    credentialInterfaces = (IUsernamePassword,)
+
+    def __init__(self, path: Path, in_thread: InThread | None = None) -> None:
+        self._path = path
+        self._in_thread = in_thread
+        self._turn = DeferredSemaphore(AT_A_TIME)
+        self._known: tuple[object, dict[str, passwords.Hashed]] | None = None
+
+    def requestAvatarId(self, credentials: Any) -> Deferred[bytes | tuple[()]]:
+        """The name, or `UnauthorizedLogin`; anything else if the file cannot be read."""
+        return Deferred.fromCoroutine(self._check(credentials.username, credentials.password))
+
+    async def _check(self, name: bytes, passcode: bytes) -> bytes | tuple[()]:
+        if len(self._turn.waiting) >= WAITING:
+            raise TooManyChecks(f"{WAITING} users wait to be checked")
+        await self._turn.acquire()
+        if not await self._matches(name, passcode):
+            raise UnauthorizedLogin("wrong name or passcode")
+        return name
+
+    def _matches(self, name: bytes, passcode: bytes) -> Deferred[bool]:
+        in_thread: InThread | None = self._in_thread
+        if in_thread is None:
+            from twisted.internet.threads import deferToThread
+
+            in_thread = deferToThread
+        # Who waits may go away, the thread does not: its turn ends when it does.
+        told: Deferred[bool] = Deferred(lambda _: None)
+        ended: Deferred[bool] = maybeDeferred(in_thread, lambda: self._find_and_match(name, passcode))
+
+        def end(outcome: Any) -> None:
+            self._turn.release()
+            if not told.called:
+                told.callback(outcome)
+
+        ended.addBoth(end)
+        return told
+
+    def _find_and_match(self, name: bytes, passcode: bytes) -> bool:
+        """In a thread."""
+        users = self._users()
+        user = users.get(name.decode("utf-8", "replace"))
+        found = (user or passwords.nobodys(users)).matches(passcode)
+        return found and user is not None
+
+    def _users(self) -> dict[str, passwords.Hashed]:
+        found = self._path.stat()
+        version = found.st_ino, found.st_mtime_ns, found.st_size
+        if self._known is None or self._known[0] != version:
+            users, faults = passwords.read(self._path)
+            for fault in faults:
+                self.log.error("{fault}", fault=fault)
+            self._known = version, users
+        return self._known[1]
+
+    def load(self) -> ScryptChecker:
+        """Read the file; raises `OSError`, and `ValueError` for the first bad line."""
+        _, faults = passwords.read(self._path)
+        if faults:
+            raise ValueError(faults[0])
+        return self
+
+
+@implementer(ICredentialsChecker)
+class UsernamesChecker:
+    """Believes whoever says that he is one of `names`: for networks where the peers are known otherwise."""
+
+    credentialInterfaces = (IUsername,)
+
+    def __init__(self, names: Collection[str]) -> None:
+        self._names = frozenset(name.encode() for name in names)
+
+    def requestAvatarId(self, credentials: Any) -> Deferred[bytes | tuple[()]]:
+        """The name, or `UnauthorizedLogin`."""
+        if credentials.username not in self._names:
+            return fail(UnauthorizedLogin("the name is not in the list"))
+        return succeed(credentials.username)
+
+
+def scrypt_checker(argument: str) -> ScryptChecker:
+    """The checker of ``scrypt:FILE``; raises `ValueError`."""
+    if not argument:
+        raise ValueError("the file is missing")
+    try:
+        return ScryptChecker(Path(argument).absolute()).load()
+    except OSError as error:
+        raise ValueError(f"cannot read {argument}: {error.strerror}") from None
+
+
+def usernames_checker(argument: str) -> UsernamesChecker:
+    """The checker of ``usernames:NAME[:NAME...]``; raises `ValueError`."""
+    names = argument.split(":")
+    if not all(names):
+        raise ValueError("a name is missing")
+    return UsernamesChecker(names)
