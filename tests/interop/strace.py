@@ -39,10 +39,16 @@ class Call:
 
 
 @contextmanager
-def injected(server: Twistd, fault: str) -> Iterator[None]:
-    """Let a system call of the server fail, in the words of strace: ``fdatasync:error=EIO``."""
+def injected(server: Twistd, fault: str, path: Path | None = None) -> Iterator[None]:
+    """Let a system call of the server fail, in the words of strace: ``fdatasync:error=EIO``.
+
+    With `path`, only where it is called for that file, which must be there.
+    """
     calls = fault.partition(":")[0]
-    with _attached(server, "-o", os.devnull, "-f", "-e", f"trace={calls}", "-e", f"inject={fault}"):
+    options = ["-o", os.devnull, "-f", "-e", f"trace={calls}", "-e", f"inject={fault}"]
+    if path is not None:
+        options += ["-P", str(path)]
+    with _attached(server, *options):
         yield
 
 
