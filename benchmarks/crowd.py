@@ -22,7 +22,7 @@ from typing import Any, TextIO
 import attrs
 
 from tests.conformance import runner
-from tests.conformance.case import Case, Target
+from tests.conformance.case import Case, Scene, Target
 from tests.conformance.wire import Image, new_uid
 
 #: Seconds until an answer that does not come is silence.
@@ -63,6 +63,9 @@ class Member:
     #: When visits end, in seconds of `time.monotonic`.
     until: float
     _write_stored: Callable[[Stored], None]
+    #: Seconds that it waits on average, and how long it has done so in this visit.
+    pause: float = 0.0
+    lingered: float = 0.0
     #: What it has stored that later visits are about.
     series: list[Image] = attrs.field(factory=list)
     #: What took the time of this visit that counts, if that is not the whole.
@@ -78,6 +81,13 @@ class Member:
         self._visits += 1
         return self._study
 
+    def linger(self, scene: Scene) -> None:
+        """A step: do nothing for a while, with the connection open."""
+        if self.pause:
+            longest = max(0.0, min(self.until - time.monotonic(), self.place.idle / 3))
+            self.lingered = min(self.random.expovariate(1 / self.pause), longest)
+            time.sleep(self.lingered)
+
     def acknowledged(self, image: Image) -> None:
         """Note an object that the server has answered for with 0000H."""
         self._write_stored(Stored(image.uid, image.study, digest(image.data_set)))
@@ -85,7 +95,10 @@ class Member:
 
 @attrs.frozen
 class Kind:
-    """What some of the crowd do: `share` of 200, every `pause` seconds on average."""
+    """What some of the crowd do: so many by their `share` of all, every `pause` seconds on average.
+
+    They wait with their association open, if they have one.
+    """
 
     name: str
     #: The class of attack; empty for those who mean well.
@@ -93,7 +106,7 @@ class Kind:
     share: int
     pause: float
     visit: Callable[[Member], Case]
-    #: Whether a pause is as long as the others, to the moment.
+    #: Whether a visit begins each `pause` seconds, to the moment.
     regular: bool = False
 
 
@@ -109,6 +122,8 @@ class Plan:
     until: float
     #: No pauses: as fast as they can.
     hurried: bool = False
+    #: What pauses are multiplied by.
+    leisure: float = 1.0
     niceness: int = 0
 
 
@@ -185,7 +200,10 @@ def run(plan: Plan, kinds: Mapping[str, Kind]) -> None:
             until=until,
             write_stored=lambda one: stored.write(*attrs.astuple(one)),
         )
-        arguments = (member, kinds[name], visits.write, plan.hurried)
+        kind = kinds[name]
+        if not kind.regular:
+            kind = attrs.evolve(kind, pause=kind.pause * plan.leisure)
+        arguments = (member, kind, visits.write, plan.hurried)
         threads.append(threading.Thread(target=_live, args=arguments))
     for thread in threads:
         thread.start()
@@ -195,10 +213,11 @@ def run(plan: Plan, kinds: Mapping[str, Kind]) -> None:
 
 def _live(member: Member, kind: Kind, write: Callable[..., None], hurried: bool) -> None:
     pause = 0.0 if hurried else kind.pause
+    member.pause = 0.0 if kind.regular else pause
     time.sleep(member.random.uniform(0, min(pause, 5.0)))
     while time.monotonic() < member.until:
         at, began = time.time(), time.monotonic()
-        member.measured = None
+        member.measured, member.lingered = None, 0.0
         try:
             result = runner.play(member.target, kind.visit(member))
             good, seen = result.verdict == "ok", result.seen
@@ -207,9 +226,12 @@ def _live(member: Member, kind: Kind, write: Callable[..., None], hurried: bool)
                 seen = f"{result.case.name}: {result.seen}; not {wanted}"
         except Exception as bug:
             good, seen = False, f"the peer itself failed: {bug!r}"
-        seconds = time.monotonic() - began
+        seconds = time.monotonic() - began - member.lingered
         write(kind.name, at, seconds if member.measured is None else member.measured, good, seen)
-        wait = pause - seconds if kind.regular else member.random.expovariate(1 / pause) if pause else 0.0
+        if kind.regular:
+            wait = pause - seconds
+        else:  # it has waited with an association already
+            wait = member.random.expovariate(1 / pause) * (0.1 if member.lingered else 1.0) if pause else 0.0
         time.sleep(max(0.0, min(wait, member.until - time.monotonic())))
 
 

@@ -34,19 +34,25 @@ def _noise() -> bytes:
 def picture(member: Member, pixels: int, study: str = "", uid: str = "") -> Image:
     """A CT image, whose pixels are noise."""
     made = wire.image(uid, study=study, pixels=0, number=member.random.randrange(1000))
-    at = member.random.randrange(len(_noise()) - pixels)
+    at = member.random.randrange(CT_PIXELS)
+    noise = _noise()[at : at + min(pixels, CT_PIXELS)]
     head = made.data_set[: -len(element(0x7FE00010, made.marker))]
-    return attrs.evolve(made, data_set=head + element(0x7FE00010, made.marker + _noise()[at : at + pixels]))
+    value = made.marker + noise * (pixels // max(len(noise), 1))
+    return attrs.evolve(made, data_set=head + element(0x7FE00010, value))
 
 
 def storing(member: Member, image: Image, keep: bool = True) -> Step:
-    """Store an image, and see to it that it is remembered if it was acknowledged."""
+    """Store an image, and see to it that it is remembered if it was acknowledged.
+
+    `keep` it for what later visits are about; if not, it is this that is measured of the visit.
+    """
 
     def play(scene: Scene) -> None:
         began = time.monotonic()
         scene.send(image.store)
         answer = scene.read(PATIENCE)
-        member.measured = time.monotonic() - began
+        if not keep:
+            member.measured = time.monotonic() - began
         if answer is not None and answer.number(0x0900) == 0:
             member.acknowledged(image)
             if keep:
@@ -100,14 +106,14 @@ def _visit(name: str, sees: str, *script: Step, number: int = 0, contexts: tuple
 
 def echo(member: Member) -> Case:
     """Association, C-ECHO, release."""
-    return _visit("echo", "0000H", ECHO, number=1, contexts=_STORAGE[:1])
+    return _visit("echo", "0000H", member.linger, ECHO, number=1, contexts=_STORAGE[:1])
 
 
 def _store(name: str, pixels: int, count: int) -> Kind:
     def visit(member: Member) -> Case:
         study = member.study_of(_IN_STUDY)
         steps = [storing(member, picture(member, pixels, study), keep=False) for _ in range(count)]
-        return _visit(name, f"{count} x 0000H", *steps, contexts=_STORAGE)
+        return _visit(name, f"{count} x 0000H", member.linger, *steps, contexts=_STORAGE)
 
     return Kind(name, "", 20 if pixels == SMALL_PIXELS else 8, 4.0 if pixels == SMALL_PIXELS else 8.0, visit)
 
@@ -129,9 +135,9 @@ def _have_series(member: Member, count: int = 4, pixels: int = SMALL_PIXELS) -> 
 def _store_again(member: Member) -> Case:
     first = _have_series(member)
     if first:
-        return _visit("store", "4 x 0000H", *first, contexts=_STORAGE)
+        return _visit("store", "4 x 0000H", member.linger, *first, contexts=_STORAGE)
     steps = [storing(member, image, keep=False) for image in member.series]
-    return _visit("re-send", f"{len(steps)} x 0000H", *steps, contexts=_STORAGE)
+    return _visit("re-send", f"{len(steps)} x 0000H", member.linger, *steps, contexts=_STORAGE)
 
 
 def _found(member: Member) -> Step:
@@ -158,7 +164,8 @@ def _find(member: Member) -> Case:
     contexts = (*_STORAGE, (5, FIND, IMPLICIT))
     first = _have_series(member)
     if first:
-        return _visit("find", "4 x 0000H, all found, 0000H", *first, _found(member), contexts=contexts)
+        steps = (member.linger, *first, _found(member))
+        return _visit("find", "4 x 0000H, all found, 0000H", *steps, contexts=contexts)
     keys = element(0x00080061, b"") + element(0x00100010, b"Conf*") + element(0x00100020, b"")
     by_study = c_find(identifier("STUDY", member.series[0].study, keys), number=5)
 
@@ -170,7 +177,8 @@ def _find(member: Member) -> Case:
             answer = scene.peer.answer(PATIENCE)
         scene.words.append(f"{matches} study, {answer.words()}")
 
-    return _visit("find", "1 study, 0000H, all found, 0000H", play, _found(member), contexts=contexts)
+    steps = (member.linger, play, _found(member))
+    return _visit("find", "1 study, 0000H, all found, 0000H", *steps, contexts=contexts)
 
 
 def _got(member: Member) -> Step:
@@ -207,7 +215,7 @@ def associating_to_get(scene: Scene) -> None:
 def _get(member: Member) -> Case:
     first = _have_series(member)
     seen = "4 x 0000H, 4 got, 0000H" if first else "4 got, 0000H"
-    return _visit("get", seen, associating_to_get, *first, _got(member), contexts=())
+    return _visit("get", seen, associating_to_get, member.linger, *first, _got(member), contexts=())
 
 
 def _move(member: Member) -> Case:
@@ -223,7 +231,7 @@ def _move(member: Member) -> Case:
         scene.words.append(f"{answer.number(0x1021)} moved, {answer.words()}")
 
     seen = "4 x 0000H, 4 moved, 0000H" if first else "4 moved, 0000H"
-    return _visit("move", seen, *first, play, contexts=(*_STORAGE, (5, MOVE, IMPLICIT)))
+    return _visit("move", seen, member.linger, *first, play, contexts=(*_STORAGE, (5, MOVE, IMPLICIT)))
 
 
 def _idle(member: Member) -> Case:

@@ -17,7 +17,6 @@ import attrs
 
 from benchmarks.crowd import PATIENCE, Kind, Member
 from benchmarks.good import (
-    CT_PIXELS,
     FIND,
     GET,
     associating_to_get,
@@ -47,6 +46,8 @@ _STORAGE = ((1, uids.VERIFICATION, IMPLICIT), (3, CT, IMPLICIT))
 _FINDING = ((1, FIND, IMPLICIT), (3, uids.VERIFICATION, IMPLICIT))
 _SMALL = 40_000
 _MEGABYTE = 1 << 20
+#: More than systems take for a peer who does not read.
+_LARGE = 8 * _MEGABYTE
 
 #: What a server must do with a connection that it gets nothing from, or nothing more.
 _CLOSED = "closed in time"
@@ -65,9 +66,13 @@ def _closed(seconds: Callable[[Scene], float]) -> Step:
     """Wait for the server to close the connection, which it must do so many seconds after it was opened."""
 
     def play(scene: Scene) -> None:
-        limit = seconds(scene) + PATIENCE / 2
+        due = seconds(scene)
+        limit = due + PATIENCE / 2
         closed = scene.peer.closed_after(limit)
-        scene.words.append(f"open after {limit:.0f} s" if closed is None else _CLOSED)
+        if closed is None:
+            scene.words.append(f"open after {limit:.0f} s")
+        else:
+            scene.words.append(_CLOSED if closed > 0.8 * due else f"closed after {closed:.1f} s")
         scene.peer.close()
 
     return play
@@ -92,7 +97,7 @@ def _slow_rq(_: Member) -> Case:
 
 
 def _slow_store(member: Member) -> Case:
-    """A data set that comes a few bytes each second, for longer than the DIMSE timeout, but whole in the end."""
+    """A data set of a few bytes each second, for up to twice the DIMSE timeout, and whole in the end."""
     image = picture(member, 1000)
     sent = image.store
     seconds = member.random.uniform(0.5, 2) * member.place.dimse
@@ -113,33 +118,32 @@ def _slow_store(member: Member) -> Case:
 
 
 def _never_reads(member: Member) -> Case:
-    """C-GET of more than systems buffer, of which nothing is read: the server cuts the connection off."""
-    first: list[Step] = []
-    if len(member.series) != 6:
-        member.series.clear()
-        study = wire.new_uid()
-        first = [storing(member, picture(member, CT_PIXELS, study)) for _ in range(6)]
+    """C-GET of more than systems buffer, of which nothing is read: the server cuts the connection off.
+
+    What it has given to the system by then still comes, when it is read at last; and then the end.
+    """
+    first = [] if member.series else [storing(member, picture(member, _LARGE))]
 
     def play(scene: Scene) -> None:
-        asked = command(0x0010, {0x0002: GET, 0x0110: 9, 0x0700: 0}, True)
-        for _ in range(3):
-            scene.send(message(1, asked, identifier("STUDY", member.series[0].study)))
-        limit = 1.5 * member.place.dimse + PATIENCE
-        scene.words.append("cut off" if scene.peer.is_cut(limit) else f"open after {limit:.0f} s")
-        scene.peer.close()
-
-    def associate(scene: Scene) -> None:
+        associating_to_get(scene)
+        for step in first:
+            step(scene)
+        scene.release()
         # The window is one of a small buffer from the first.
-        if first:
-            associating_to_get(scene)
-            for step in first:
-                step(scene)  # type: ignore[operator]
-            scene.release()
-        scene.peer.close()
         scene.connect(buffer=4096)
         associating_to_get(scene)
+        asked = command(0x0010, {0x0002: GET, 0x0110: 9, 0x0700: 0}, True)
+        scene.send(message(1, asked, identifier("STUDY", member.series[0].study)))
+        began = time.monotonic()
+        cut = scene.peer.is_cut(1.2 * member.place.dimse + 5.0)
+        seconds = time.monotonic() - scene.peer.began
+        if not cut:
+            cut = scene.peer.closed_after(seconds + 2.0) is not None
+        early = time.monotonic() - began < 0.8 * member.place.dimse
+        scene.words.append("early" if early else "cut off" if cut else "open")
+        scene.peer.close()
 
-    return _visit("never reads", "6 x 0000H, cut off" if first else "cut off", associate, play)
+    return _visit("never reads", "0000H, cut off" if first else "cut off", play)
 
 
 # ---- slots -----------------------------------------------------------------------------------------------
@@ -232,7 +236,7 @@ def _broken_off(name: str, sees: str, *end: Step) -> Callable[[Member], Case]:
                 scene.send(other.store[: member.random.randrange(len(begin) + 1, _SMALL)])
 
         wanted = " or ".join(f"0000H{', ' * bool(one)}{one}" for one in sees.split(" or ")) if first else sees
-        return _visit(name, wanted or "nothing", *first, half, *end, contexts=_STORAGE)
+        return _visit(name, wanted or "nothing", member.linger, *first, half, *end, contexts=_STORAGE)
 
     return visit
 
@@ -259,7 +263,9 @@ def _endless(member: Member) -> Case:
             scene.send(ABORT)
             scene.read(2 * PATIENCE)
 
-    return _visit("endless", f"A7xxH or {_ABORTED}" if limit else "closed", play, contexts=_STORAGE)
+    return _visit(
+        "endless", f"A7xxH or {_ABORTED}" if limit else "closed", member.linger, play, contexts=_STORAGE
+    )
 
 
 def _patterns(member: Member) -> Case:
@@ -284,8 +290,8 @@ def _patterns(member: Member) -> Case:
     asked = c_find(identifier("STUDY", study, keys))
     return _visit(
         "patterns",
-        "0000H, 0000H or A9xxH, 0000H or CxxxH, 0000H or matches, 0000H, 0000H",
-        *(asked, read, p_data((3, 3, wire.ECHO_COMMAND))),
+        "2 x 0000H or A9xxH, 0000H or CxxxH, 0000H or matches, 2 x 0000H",
+        *(member.linger, asked, read, p_data((3, 3, wire.ECHO_COMMAND))),
         contexts=_FINDING,
         answers=1,
     )
@@ -301,7 +307,7 @@ def _finds_all(member: Member) -> Case:
         scene.words.append("some")
         member.random.choice((close, reset))(scene)
 
-    return _visit("finds all", "some", play, contexts=_FINDING)
+    return _visit("finds all", "some", member.linger, play, contexts=_FINDING)
 
 
 def _cancels(member: Member) -> Case:
@@ -319,7 +325,12 @@ def _cancels(member: Member) -> Case:
         scene.send(p_data((3, 3, wire.ECHO_COMMAND)))
         scene.read()
 
-    return _visit("cancels", "FE00H, 0000H or 2 x 0000H", play, contexts=_FINDING)
+    return _visit(
+        "cancels",
+        "matches, FE00H, 0000H or FE00H, 0000H or matches, 2 x 0000H or 2 x 0000H",
+        play,
+        contexts=_FINDING,
+    )
 
 
 # ---- mutations -------------------------------------------------------------------------------------------
@@ -376,7 +387,11 @@ def _cases() -> dict[str, list[Case]]:
 
 
 def _case(*ids: str) -> Callable[[Member], Case]:
-    return lambda member: member.random.choice([case for number in ids for case in _cases()[number]])
+    def visit(member: Member) -> Case:
+        case = member.random.choice([case for number in ids for case in _cases()[number]])
+        return attrs.evolve(case, script=(member.linger, *case.script)) if case.contexts else case
+
+    return visit
 
 
 _COMMANDS = ("C81", "C83", "C84", "C85", "C86", "C87")

@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -30,52 +31,22 @@ from typing import Any
 
 import attrs
 
-from benchmarks import crowd, good, hostile, kept, servers
-from benchmarks.crowd import PATIENCE, Place, Plan, Visit, percentile
-from benchmarks.vitals import Vitals, Watch, drift_mib, vitals
+from benchmarks import crowd, good, hostile, servers
+from benchmarks.crowd import PATIENCE, Place, Plan
+from benchmarks.verdict import KINDS, Record, figures, judged, of_objects, report
+from benchmarks.vitals import Vitals, Watch, vitals
 from dicomtw.config import Server
-from tests.conformance.case import Target
 
-KINDS = {kind.name: kind for kind in (*good.PROBES, *good.KINDS, *hostile.KINDS)}
-
-#: What no log may hold.
-_BUGS = ("Traceback", "bug in an association", "Unhandled")
 #: Seconds that a server may take to be as it was when everybody has gone, besides its timers.
 _SETTLING = 20.0
-#: Seconds of a run of which it can be said whether memory goes up.
-_LONG = 300.0
 _MEBIBYTE = 1 << 20
 
 
-@attrs.frozen
-class Promise:
-    """What must be so, whether it is, and the figures. `certain`: however slow and busy the machine is."""
-
-    key: str
-    says: str
-    kept: bool
-    figures: str
-    certain: bool = False
-
-
 @attrs.define
-class Run:
-    """What is known of a run as it goes on."""
+class Run(Record):
+    """A run as it goes on."""
 
-    given: argparse.Namespace
-    server: servers.Running
-    sink: servers.Running
-    place: Place
-    directory: Path
     _processes: int = 0
-    began: float = 0.0
-    ended: float = 0.0
-    start: Vitals | None = None
-    end: Vitals | None = None
-    samples: list[Vitals] = attrs.field(factory=list)
-    peak_kib: int = 0
-    late: int = 0
-    exit_status: int | None = None
 
     # -- processes
 
@@ -114,6 +85,10 @@ class Run:
         self.wait_for(
             [self.send(part, until, hurried=True, niceness=5) for part in crowd.dealt(names, 2)], until
         )
+        seen = Counter(one.seen for one in crowd.visits_in(self.directory) if not one.good)
+        if seen:
+            said = "; ".join(f"{number} x {one}" for one, number in seen.most_common(3))
+            raise SystemExit(f"the warm-up was not served, the run is of no use: {said}")
         self.start = self.settled(lambda now: now.temporary == 0)
 
     def settled(self, condition: Callable[[Vitals], bool]) -> Vitals:
@@ -122,7 +97,7 @@ class Run:
         while True:
             time.sleep(0.5)
             now = vitals(self.server)
-            if (condition(now) and _quiet(now)) or time.monotonic() > deadline:
+            if condition(now) or time.monotonic() > deadline:
                 return now
 
     def load(self) -> None:
@@ -136,9 +111,15 @@ class Run:
         watch = Watch(self.server, given.interval)
         names = crowd.members((*good.KINDS, *hostile.KINDS), given.associations - len(good.PROBES))
         parts = crowd.dealt(names, given.processes)
-        running = [probes, *(self.send(part, self.ended, niceness=5) for part in parts)]
+        running = [
+            probes,
+            *(self.send(part, self.ended, niceness=5, leisure=given.leisure) for part in parts),
+        ]
         while time.time() < self.ended and self.server.process.poll() is None:
             time.sleep(0.2)
+        if self.server.process.poll() is not None:
+            last = (self.server.directory / "log").read_text("utf-8", "replace").splitlines()[-20:]
+            raise SystemExit("\n".join((*last, f"the server ended, status {self.server.process.returncode}")))
         self.wait_for(running, self.ended)
         watch.stop()
         self.samples = [one for one in watch.seen if one.at <= self.ended]
@@ -152,10 +133,6 @@ def _run(plan: Plan) -> None:
     crowd.run(plan, KINDS)
 
 
-def _quiet(now: Vitals) -> bool:
-    return True
-
-
 def _stop(server: servers.Running) -> int | None:
     """The exit status of a server that is told to end; None if it does not."""
     server.process.send_signal(signal.SIGTERM)
@@ -163,233 +140,6 @@ def _stop(server: servers.Running) -> int | None:
         return server.process.wait(PATIENCE)
     except subprocess.TimeoutExpired:
         return None
-
-
-# ---- what is promised ------------------------------------------------------------------------------------
-
-
-def _some(wrong: Sequence[str]) -> str:
-    return "; ".join(wrong[:3]) + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else "")
-
-
-def judged(run: Run, visits: Sequence[Visit], objects: Sequence[Promise], log: str) -> list[Promise]:
-    """All promises."""
-    given, start, end = run.given, run.start, run.end
-    assert start is not None and end is not None
-    meant_well = [one for one in visits if not KINDS[one.kind].attack]
-    meant_harm = [one for one in visits if KINDS[one.kind].attack]
-    unserved = [f"{one.kind}: {one.seen}" for one in meant_well if not one.good]
-    other = [f"{one.kind}: {one.seen}" for one in meant_harm if not one.good]
-    bugs = {bug: log.count(bug) for bug in _BUGS}
-    promises = [
-        Promise(
-            "served",
-            "every visit of those who mean well was served",
-            not unserved,
-            f"{len(meant_well) - len(unserved)} of {len(meant_well)} {_some(unserved)}".rstrip(),
-        ),
-        Promise(
-            "answers",
-            "every attack was answered as it must be",
-            not other and not run.late,
-            f"{len(meant_harm) - len(other)} of {len(meant_harm)} {_some(other)}".rstrip()
-            + f", {run.late} processes did not end" * bool(run.late),
-        ),
-    ]
-    for kind in good.PROBES:
-        busy = [one.seconds for one in visits if one.kind == kind.name and one.began >= run.began]
-        p99 = percentile(busy, 99)
-        promises.append(
-            Promise(
-                "p99 " + kind.name.partition(": ")[2],
-                f"{kind.name}: 99 of 100 within {given.p99:.2f} s",
-                bool(busy) and p99 <= given.p99,
-                f"{p99 * 1000:.1f} ms",
-            )
-        )
-    promises += [
-        Promise(
-            "log",
-            "no traceback, no bug in the log",
-            not any(bugs.values()),
-            ", ".join(f"{number} {bug!r}" for bug, number in bugs.items()),
-            certain=True,
-        ),
-        Promise(
-            "descriptors",
-            "open descriptors as at the start",
-            end.sockets <= start.sockets
-            and end.descriptors - end.of_index <= start.descriptors - start.of_index
-            and end.of_index <= max(start.of_index, 30),
-            f"{start.descriptors} -> {end.descriptors}, sockets {start.sockets} -> {end.sockets}, "
-            f"of the index {start.of_index} -> {end.of_index}",
-            certain=True,
-        ),
-        Promise(
-            "threads",
-            "threads as at the start",
-            end.threads <= start.threads,
-            f"{start.threads} -> {end.threads}",
-        ),
-        Promise(
-            "temporary files",
-            "nothing is left half received",
-            end.temporary <= start.temporary,
-            f"{start.temporary} -> {end.temporary}",
-            certain=True,
-        ),
-        *objects,
-        Promise(
-            "peak",
-            f"memory never above {given.peak} MiB",
-            run.peak_kib <= given.peak * 1024,
-            f"{run.peak_kib / 1024:.1f} MiB",
-        ),
-        Promise("end", "it stops when told to", run.exit_status == 0, f"exit status {run.exit_status}", True),
-    ]
-    half = run.began + given.seconds / 2
-    if given.seconds >= _LONG:
-        drift = drift_mib(run.samples, half)
-        promises.append(
-            Promise(
-                "drift",
-                f"memory drifts by less than {given.drift} MiB in the second half",
-                drift < given.drift,
-                f"{drift:+.2f} MiB in {given.seconds / 2:.0f} s",
-            )
-        )
-    return promises
-
-
-def of_objects(run: Run) -> list[Promise]:
-    """What is promised of the objects that were acknowledged; the server must be there yet."""
-    stored = crowd.stored_in(run.directory)
-    place = run.place
-    target = Target(host="127.0.0.1", port=place.port, called=place.called, patience=PATIENCE)
-    lost = kept.on_disk(run.server.directory / "store", stored)
-    unfound = kept.by_find(target, stored)
-    number, ungot = kept.by_get(target, stored, 40, run.given.seed)
-    there, strange = kept.moved(run.sink.directory / "store", stored)
-    total = len(stored)
-    return [
-        Promise(
-            "objects",
-            "each acknowledged object is on disk, bit by bit",
-            total > 0 and not lost,
-            f"{total - len(lost)} of {total} {_some(lost)}".rstrip(),
-            certain=True,
-        ),
-        Promise(
-            "found",
-            "each is found by C-FIND, once",
-            not unfound,
-            f"{total - len(unfound)} of {total} {_some(unfound)}".rstrip(),
-            certain=True,
-        ),
-        Promise(
-            "got",
-            "some are fetched by C-GET, bit by bit",
-            not ungot,
-            f"{number - len(ungot)} of {number} {_some(ungot)}".rstrip(),
-            certain=True,
-        ),
-        Promise(
-            "moved",
-            "what was moved is there, bit by bit",
-            not strange,
-            f"{there - len(strange)} of {there} {_some(strange)}".rstrip(),
-            certain=True,
-        ),
-    ]
-
-
-# ---- what is said ----------------------------------------------------------------------------------------
-
-
-def _latency(values: Sequence[float]) -> dict[str, float]:
-    """Median, 99th percentile and maximum in milliseconds."""
-    return {
-        "p50": round(percentile(values, 50) * 1000, 2),
-        "p99": round(percentile(values, 99) * 1000, 2),
-        "max": round(max(values, default=0.0) * 1000, 2),
-    }
-
-
-def figures(run: Run, visits: Sequence[Visit]) -> dict[str, Any]:
-    """What was measured."""
-    by_kind: dict[str, Any] = {}
-    for kind in (*good.PROBES, *good.KINDS, *hostile.KINDS):
-        own = [one for one in visits if one.kind == kind.name and one.began >= run.began]
-        by_kind[kind.name] = {
-            "attack": kind.attack,
-            "visits": len(own),
-            "differing": sum(not one.good for one in own),
-            **_latency([one.seconds for one in own]),
-        }
-    probes = {
-        kind.name: {
-            "idle": _latency(
-                [one.seconds for one in visits if one.kind == kind.name and one.began < run.began]
-            ),
-            "soak": _latency(
-                [one.seconds for one in visits if one.kind == kind.name and one.began >= run.began]
-            ),
-        }
-        for kind in good.PROBES
-    }
-    start, end = run.start, run.end
-    assert start is not None and end is not None
-    cpu = run.samples[-1].cpu_seconds - run.samples[0].cpu_seconds if run.samples else 0.0
-    return {
-        "seconds": run.given.seconds,
-        "associations": run.given.associations,
-        "seed": run.given.seed,
-        "timers": {name: getattr(run.place, name) for name in ("artim", "dimse", "idle")},
-        "kinds": by_kind,
-        "probes": probes,
-        "start": attrs.asdict(start),
-        "end": attrs.asdict(end),
-        "peak_kib": run.peak_kib,
-        "processors": round(cpu / max(run.given.seconds, 1), 2),
-    }
-
-
-def report(run: Run, measured: dict[str, Any], promises: Sequence[Promise]) -> str:
-    """The table."""
-    lines = [
-        f"{run.given.associations} peers for {run.given.seconds:.0f} s, seed {run.given.seed}; timers in seconds: "
-        + ", ".join(f"{name} {value:g}" for name, value in measured["timers"].items()),
-        "",
-        f"{'who':<36} {'stands for':<12} {'visits':>7} {'differ':>6} {'p50 ms':>9} {'p99 ms':>9} {'max ms':>9}",
-    ]
-    lines += [
-        f"{name:<36} {one['attack'] or '(good)':<12} {one['visits']:>7} {one['differing']:>6} "
-        f"{one['p50']:>9.1f} {one['p99']:>9.1f} {one['max']:>9.1f}"
-        for name, one in measured["kinds"].items()
-    ]
-    lines += ["", f"{'the same probes':<36} {'':12} {'':14} {'p50 ms':>9} {'p99 ms':>9} {'max ms':>9}"]
-    lines += [
-        f"{name:<36} {when:<12} {'':14} {one['p50']:>9.1f} {one['p99']:>9.1f} {one['max']:>9.1f}"
-        for name, both in measured["probes"].items()
-        for when, one in both.items()
-    ]
-    lines += [
-        "",
-        f"{'the server':<26} {'MiB':>7} {'descriptors':>12} {'threads':>8} {'temporary':>10} {'log MiB':>8}",
-    ]
-    seen: list[tuple[str, Vitals | None]] = [("at the start", run.start)]
-    step = max(1, len(run.samples) // 8)
-    seen += [(f"after {one.at - run.began:.0f} s", one) for one in run.samples[::step]]
-    seen.append(("at the end", run.end))
-    lines += [
-        f"{when:<26} {one.resident_kib / 1024:>7.1f} {one.descriptors:>12} {one.threads:>8} "
-        f"{one.temporary:>10} {one.log_bytes / _MEBIBYTE:>8.2f}"
-        for when, one in seen
-        if one is not None
-    ]
-    lines += [f"processors that the server took: {measured['processors']}", ""]
-    lines += [f"{'kept  ' if one.kept else 'BROKEN'} {one.says}: {one.figures}" for one in promises]
-    return "\n".join(lines)
 
 
 # ---- the command -----------------------------------------------------------------------------------------
@@ -406,6 +156,7 @@ def arguments() -> argparse.ArgumentParser:
     number("--warm-up", default=8.0, help="seconds")
     number("--quiet", default=0.0, help="seconds that the idle server is measured for (a tenth, 30 at most)")
     number("--interval", default=3.0, help="seconds between two looks at the server")
+    number("--leisure", default=1.0, help="what the pauses of the peers are multiplied by")
     number("--artim", default=0.0, help="seconds of the server's ARTIM (30, or a tenth of the run)")
     number("--dimse", default=0.0, help="of its DIMSE timeout (60, or a fifth of the run)")
     number("--idle", default=0.0, help="of its idle timeout (600, or a quarter of the run)")

@@ -82,7 +82,7 @@ class Watch:
 
 
 def slope(points: Sequence[tuple[float, float]]) -> float:
-    """The median of the slopes between all points (Theil and Sen): outliers do not move it; 0 without points."""
+    """The median of the slopes between all points (Theil and Sen), which outliers do not move."""
     slopes = [(b[1] - a[1]) / (b[0] - a[0]) for a, b in combinations(points, 2) if b[0] > a[0]]
     return statistics.median(slopes) if slopes else 0.0
 
