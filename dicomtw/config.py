@@ -14,6 +14,8 @@ import attrs
 
 from dicomtw import uids
 from dicomtw.security.addresses import NETWORK, Network
+from dicomtw.security.audit.target import Target
+from dicomtw.security.identity import Demand
 from dicomtw.security.remote import Remote
 from dicomtw.security.tls import PROFILES
 from dicomtw.settings import (
@@ -51,8 +53,16 @@ def _check_transfer_syntax(value: Any) -> str:
     return text
 
 
+def _check_target(value: Any) -> str:
+    text = check_text(value)
+    Target.parse(text)
+    return text
+
+
+AUDIT = Kind("file:PATH, udp:HOST[:PORT] or tls:HOST[:PORT]", _check_target)
 INDEX_ATTRIBUTE = Kind("the keyword of an attribute, such as KVP or SERIES:KVP", _check_index_attribute)
 TRANSFER_SYNTAX = Kind("the UID of a transfer syntax", _check_transfer_syntax)
+CHECKER = Kind("a Twisted checker of users, such as scrypt:FILE", check_text)
 LOG_FORMAT = kind_of_choice("text", "json")
 
 
@@ -111,6 +121,21 @@ class Server:
         kind_of_choice("known", "any"),
         "known",
         "who may query and retrieve: configured remotes, or anybody who may associate",
+    )
+    auth: tuple[str, ...] = setting(
+        CHECKER,
+        (),
+        "what checks the users that requestors name, by any Twisted checker (scrypt:FILE file: unix ...)",
+        many=True,
+    )
+    user_identity: str | None = setting(
+        kind_of_choice(*(one.value for one in Demand)),
+        None,
+        "what to do about user identities: ignore them, check those that are given (optional), or reject "
+        "who gives none (required) (optional with --auth, else ignore)",
+    )
+    auth_without_tls: bool = setting(
+        FLAG, False, "take passcodes, SAML assertions and tokens also where others can overhear them"
     )
     index_attribute: tuple[str, ...] = setting(
         INDEX_ATTRIBUTE,
@@ -177,6 +202,19 @@ class Server:
         "if the UID is stored with other bytes: replace (the earlier object goes to STORE/superseded), "
         "keep (the new one is answered with success and dropped) or refuse (0111H)",
     )
+    audit: str | None = setting(
+        AUDIT, None, "where audit messages go (PS3.15 A.5): a file, or a syslog collector by UDP or TLS"
+    )
+    audit_ca: Path | None = setting(
+        PATH, None, "certificates of those who certify the collector, PEM (those this machine trusts)"
+    )
+    audit_cert: Path | None = setting(PATH, None, "our certificate for the collector, PEM")
+    audit_key: Path | None = setting(
+        PATH, None, "the private key of that certificate, PEM (the file of the certificate)"
+    )
+    audit_required: bool = setting(
+        FLAG, False, "reject associations, for the time being, while audit messages cannot be recorded"
+    )
 
     def __attrs_post_init__(self) -> None:
         for fault in self._contradictions():
@@ -194,11 +232,19 @@ class Server:
             "--interface is for --port; in --listen say tcp:PORT:interface=ADDRESS": bool(self.interface)
             and only_listen,
             "--tls-key needs --tls-cert": self.tls_key is not None and self.tls_cert is None,
+            "--user-identity=optional and required need --auth": not self.auth
+            and self.user_identity in (Demand.OPTIONAL.value, Demand.REQUIRED.value),
             "--tls-verify needs the certificates to verify against: --tls-ca": self.tls_ca is None
             and self.tls_verify in ("optional", "required"),
             "--tls-cert, --tls-key, --tls-ca and --tls-verify need --tls": not self.tls
             and tls_files != (None, None, None, None),
             f"--tls-profile={self.tls_profile}: {refused}": bool(refused),
+            "--audit-key needs --audit-cert": self.audit_key is not None and self.audit_cert is None,
+            "--audit-ca, --audit-cert and --audit-key need --audit=tls:HOST": (
+                (self.audit_ca, self.audit_cert, self.audit_key) != (None, None, None)
+                and not (self.audit or "").startswith("tls:")
+            ),
+            "--audit-required needs --audit": self.audit_required and self.audit is None,
         }
         return [fault for fault, applies in rules.items() if applies]
 
@@ -225,6 +271,32 @@ class Configuration:
                     f"servers {other.aet} and {server.aet} share the store {server.store}, so --durability, "
                     "--on-duplicate and --index-attribute must be the same for both"
                 )
+        self._check_audit()
+
+    def _check_audit(self) -> None:
+        queues: dict[str, Server] = {}
+        for server in self.servers:
+            if server.audit is not None:
+                directory = os.path.abspath(state_directory(server))
+                other = queues.setdefault(directory, server)
+                if _of_the_queue(other) != _of_the_queue(server):
+                    raise ConfigError(
+                        f"servers {other.aet} and {server.aet} share the state directory {directory}, so "
+                        "--audit, --audit-ca, --audit-cert and --audit-key must be the same for both"
+                    )
+
+
+def state_directory(server: Server) -> Path:
+    """Where a server keeps what it makes for itself."""
+    if server.state_dir is not None:
+        return server.state_dir
+    from_systemd = os.environ.get("STATE_DIRECTORY", "").split(":")[0]
+    return Path(from_systemd) if from_systemd else server.store / ".state"
+
+
+def _of_the_queue(server: Server) -> tuple[object, ...]:
+    """What servers that share a queue of audit messages must agree on: where these go."""
+    return server.audit, server.audit_ca, server.audit_cert, server.audit_key
 
 
 def _of_the_store(server: Server) -> tuple[object, ...]:

@@ -65,6 +65,12 @@ class Options(usage.Options):
         """Speak with peers from this network or address only; may be repeated."""
         self._many.setdefault("networks", []).append(network)
 
+    def opt_auth(self, checker: str) -> None:
+        """What checks the users that requestors name, by any Twisted checker (scrypt:FILE file: unix ...); may
+        be repeated.
+        """
+        self._many.setdefault("auth", []).append(checker)
+
     def opt_prefer_transfer_syntax(self, uid: str) -> None:
         """Choose this transfer syntax where it is offered, before others; may be repeated."""
         self._many.setdefault("prefer-transfer-syntax", []).append(uid)

@@ -40,6 +40,9 @@ networks = ["192.0.2.0/24", "2001:db8::7"]
 associations-per-minute-per-host = 1000
 failed-associations-per-minute-per-host = 10
 allow-retrieve = "any"
+auth = ["scrypt:/etc/dicomtw/passwd", "unix"]
+user-identity = "required"
+auth-without-tls = true
 index-attribute = ["KVP", "SERIES:ConvolutionKernel"]
 accept-unknown-sop-classes = true
 no-implementation-version-name = true
@@ -62,6 +65,11 @@ idle-timeout = 3
 drain-timeout = 4
 durability = "relaxed"
 on-duplicate = "keep"
+audit = "tls:log.example"
+audit-ca = "log-ca.pem"
+audit-cert = "log-cert.pem"
+audit-key = "log-key.pem"
+audit-required = true
 
 [[remote]]
 aet = "CT1"
@@ -91,6 +99,9 @@ SERVER = Server(
     associations_per_minute_per_host=1000,
     failed_associations_per_minute_per_host=10,
     allow_retrieve="any",
+    auth=("scrypt:/etc/dicomtw/passwd", "unix"),
+    user_identity="required",
+    auth_without_tls=True,
     index_attribute=("KVP", "SERIES:ConvolutionKernel"),
     accept_unknown_sop_classes=True,
     no_implementation_version_name=True,
@@ -113,6 +124,11 @@ SERVER = Server(
     drain_timeout=4.0,
     durability="relaxed",
     on_duplicate="keep",
+    audit="tls:log.example",
+    audit_ca="log-ca.pem",
+    audit_cert="log-cert.pem",
+    audit_key="log-key.pem",
+    audit_required=True,
 )
 REMOTE = Remote(
     aet="CT1",
@@ -170,6 +186,9 @@ class ValueTests(ConfigTestCase):
                 "associations_per_minute_per_host": 0,
                 "failed_associations_per_minute_per_host": 600,
                 "allow_retrieve": "known",
+                "auth": (),
+                "user_identity": None,
+                "auth_without_tls": False,
                 "index_attribute": (),
                 "accept_unknown_sop_classes": False,
                 "no_implementation_version_name": False,
@@ -192,6 +211,11 @@ class ValueTests(ConfigTestCase):
                 "drain_timeout": 30.0,
                 "durability": "strict",
                 "on_duplicate": "replace",
+                "audit": None,
+                "audit_ca": None,
+                "audit_cert": None,
+                "audit_key": None,
+                "audit_required": False,
             },
         )
         self.assertEqual(configure(None, {}), Configuration(servers=(Server(port=4030),)))
@@ -429,6 +453,11 @@ class FaultTests(ConfigTestCase):
             ("drain-timeout", ["0", "nan"], seconds),
             ("durability", ["'fast'", "1"], "one of strict, relaxed"),
             ("on-duplicate", ["'both'", "1"], "one of replace, keep, refuse"),
+            (
+                "audit",
+                ["'log'", "'udp:'", "'udp:a:0'", "'tls:a:b'", "'tls:[::1'", "'file:'", "'tcp:a:1'", "1"],
+                "file:PATH, udp:HOST[:PORT] or tls:HOST[:PORT]",
+            ),
         ]
         for key, values, takes in cases:
             for value in values:
@@ -483,6 +512,12 @@ class FaultTests(ConfigTestCase):
             "tls = true\nlisten = ['tcp:1']": "--tls is for --port; in --listen say ssl:",
             "interface = '::'\nlisten = ['tcp:1']": "--interface is for --port; in --listen say tcp:",
             "tls = true\ntls-key = 'k'": "--tls-key needs --tls-cert",
+            "audit = 'tls:a'\naudit-key = 'k'": "--audit-key needs --audit-cert",
+            "audit = 'udp:a'\naudit-ca = 'c'": "need --audit=tls:HOST",
+            "audit-cert = 'c'": "need --audit=tls:HOST",
+            "audit-required = true": "--audit-required needs --audit",
+            "[[server]]\naet = 'A'\nport = 1\nstate-dir = 's'\naudit = 'udp:a'\n"
+            "[[server]]\naet = 'B'\nport = 2\nstate-dir = 's'\naudit = 'udp:b'": "A and B share the state",
             "tls = true\ntls-verify = 'required'": "--tls-verify needs the certificates",
             "tls = true\ntls-verify = 'optional'": "--tls-verify needs the certificates",
             "tls-cert = 'c'": "need --tls",

@@ -51,6 +51,10 @@ EVERY_OPTION = [
     "--associations-per-minute-per-host=1000",
     "--failed-associations-per-minute-per-host=10",
     "--allow-retrieve=any",
+    "--auth=scrypt:/etc/dicomtw/passwd",
+    "--auth=unix",
+    "--user-identity=required",
+    "--auth-without-tls",
     "--index-attribute=KVP",
     "--index-attribute=SERIES:ConvolutionKernel",
     "--accept-unknown-sop-classes",
@@ -75,6 +79,11 @@ EVERY_OPTION = [
     "--drain-timeout=4",
     "--durability=relaxed",
     "--on-duplicate=keep",
+    "--audit=tls:log.example",
+    "--audit-ca=log-ca.pem",
+    "--audit-cert=log-cert.pem",
+    "--audit-key=log-key.pem",
+    "--audit-required",
     "--log-format=json",
     "--remote=CT1@ct.example:104,tls,check-host,no-version,default-transfer-syntax",
 ]
@@ -135,7 +144,12 @@ class OptionTests(CommandLineTestCase):
         """Each option sets its own setting and no other."""
         for word in EVERY_OPTION:
             name = word[2:].partition("=")[0]
-            needs = {"interface": ["--port=1"], "tls-key": ["--tls-cert=c"], "tls-verify": ["--tls-ca=c"]}
+            needs = {
+                "interface": ["--port=1"],
+                "tls-key": ["--tls-cert=c"],
+                "tls-verify": ["--tls-ca=c"],
+                "user-identity": ["--auth=unix"],
+            }
             words = [word, *needs.get(name, []), *(["--tls"] if name.startswith("tls-") else [])]
             if name in ("log-format", "remote"):
                 continue

@@ -89,6 +89,9 @@ class Remote:
         f"what it may ask for: {', '.join(OPERATIONS)}",
         many=True,
     )
+    users: tuple[str, ...] = setting(
+        TEXT, (), "accept associations in its name for these users only, as --auth knows them", many=True
+    )
     sop_classes: tuple[str, ...] = setting(
         SOP_CLASS,
         (),
