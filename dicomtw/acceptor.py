@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Protocol
 
 import attrs
@@ -12,11 +13,20 @@ from twisted.python.failure import Failure
 from dicomtw import ae_title, uids
 from dicomtw.association import Association, Shell, maximum_length_of
 from dicomtw.dimse import status
-from dicomtw.dimse.messages import Command
+from dicomtw.dimse.messages import C_MOVE_RQ, Command
 from dicomtw.errors import DimseError
 from dicomtw.feed import Disk
 from dicomtw.operations import OPERATIONS_WINDOW
-from dicomtw.security.access import AccessPolicy, Decision, Requestor
+from dicomtw.security.access import LOCAL_LIMIT_EXCEEDED as LOCAL_LIMIT_EXCEEDED  # for those who tell of one
+from dicomtw.security.access import (
+    TEMPORARY_CONGESTION,
+    AccessPolicy,
+    Decision,
+    Requestor,
+    Standing,
+    sop_class_refusal,
+)
+from dicomtw.security.certificate import PeerCertificate
 from dicomtw.security.remote import Remote
 from dicomtw.services import ServiceRegistry
 from dicomtw.ul.machine import State
@@ -24,8 +34,6 @@ from dicomtw.ul.negotiation import Acceptor, check_contexts, negotiate
 from dicomtw.ul.pdu import A_ASSOCIATE_RJ, A_ASSOCIATE_RQ, Result, Source
 
 # PS3.8 Table 9-21
-TEMPORARY_CONGESTION = A_ASSOCIATE_RJ(Result.REJECTED_TRANSIENT, Source.SERVICE_PROVIDER_PRESENTATION, 1)
-LOCAL_LIMIT_EXCEEDED = A_ASSOCIATE_RJ(Result.REJECTED_TRANSIENT, Source.SERVICE_PROVIDER_PRESENTATION, 2)
 APPLICATION_CONTEXT_NOT_SUPPORTED = A_ASSOCIATE_RJ(Result.REJECTED_PERMANENT, Source.SERVICE_USER, 2)
 
 
@@ -47,6 +55,15 @@ class AcceptorShell(Shell, Protocol):
 
     def requestor_address(self) -> str:
         """The peer's address; asked when it proposes the association, not before."""
+
+    def requestor_certificate(self) -> tuple[PeerCertificate | None, bool]:
+        """The certificate that the peer has shown, and whether TLS has verified who signed it."""
+
+    def standing(self) -> Standing:
+        """How the requestor stands now; asked for the first time this is its asking for the association."""
+
+    def rejected(self) -> None:
+        """The requestor is rejected for good."""
 
     def full(self) -> tuple[A_ASSOCIATE_RJ, str] | None:
         """The transient rejection to send, and why, if no further association is possible now."""
@@ -75,12 +92,15 @@ class AcceptedAssociation(Association):
             name = rq.application_context_name
             self._reject(APPLICATION_CONTEXT_NOT_SUPPORTED, f"application context name {name[:64]!r}")
             return
+        certificate, verified = self._shell.requestor_certificate()
         requestor = Requestor(
             calling_ae_title=rq.calling_ae_title,
             called_ae_title=rq.called_ae_title,
             address=self._shell.requestor_address(),
+            certificate=certificate,
+            verified=verified,
         )
-        decision = self._entity.access.decide(requestor)
+        decision = self._decision(requestor)
         if decision.rejection is None:
             # Of no interest from somebody who is turned away: only now the proposal itself is looked at.
             check_contexts(rq.presentation_contexts)
@@ -88,12 +108,15 @@ class AcceptedAssociation(Association):
         if decision.resolve and self._shell.full() is None:
             resolved = self._shell.resolve(decision.resolve)
             resolved.addCallbacks(
-                lambda addresses: self._decided(rq, self._entity.access.decide(requestor, addresses)),
+                lambda addresses: self._decided(rq, self._decision(requestor, addresses)),
                 self._not_resolved,
             )
             resolved.addErrback(self.bug)
         else:
             self._decided(rq, decision)
+
+    def _decision(self, requestor: Requestor, addresses: Collection[str] | None = None) -> Decision:
+        return self._entity.access.decide(requestor, addresses, self._shell.standing())
 
     def _decided(self, rq: A_ASSOCIATE_RQ, decision: Decision) -> None:
         if self.provider.state != State.Sta3 or self.ended:
@@ -120,6 +143,7 @@ class AcceptedAssociation(Association):
                 or (remote is not None and remote.enforce_default_transfer_syntax),
                 implementation_version_name=None if anonymous else uids.IMPLEMENTATION_VERSION_NAME,
                 operations_window=OPERATIONS_WINDOW,
+                refusal=lambda sop_class_uid: sop_class_refusal(remote, sop_class_uid),
             ),
         )
         self.accepted = dict(agreement.accepted)
@@ -141,6 +165,8 @@ class AcceptedAssociation(Association):
     def _reject(self, rejection: A_ASSOCIATE_RJ, why: str) -> None:
         if self.provider.state != State.Sta3:
             return  # it left meanwhile
+        if rejection.result == Result.REJECTED_PERMANENT:
+            self._shell.rejected()
         self.ended = f"rejected with {rejection}: {why}"
         self.provider.associate_response(rejection)
 
@@ -148,5 +174,13 @@ class AcceptedAssociation(Association):
         return sop_class_uid in self._scp_roles
 
     def _refusal(self, request: Command) -> DimseError | None:
-        why = self._entity.access.refusal(self._remote, request.message_type.name.removesuffix("-RQ"))
-        return DimseError(status.NOT_AUTHORIZED, why) if why else None
+        access, remote = self._entity.access, self._remote
+        why = access.refusal(remote, request.message_type.name.removesuffix("-RQ"))
+        if why:
+            return DimseError(status.NOT_AUTHORIZED, why)
+        if request.message_type is C_MOVE_RQ:
+            # PS3.4 Table C.4-2 knows one refusal of a destination: to this remote it is unknown.
+            why = access.destination_refusal(remote, (request.move_destination or "").strip())
+            if why:
+                return DimseError(status.MOVE_DESTINATION_UNKNOWN, why)
+        return None

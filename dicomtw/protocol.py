@@ -6,6 +6,7 @@ import socket
 from collections.abc import Callable, Mapping, Set
 from typing import Any
 
+import attrs
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import (
     IAddress,
@@ -25,10 +26,13 @@ from dicomtw.acceptor import (
     AcceptedAssociation,
     ApplicationEntity,
 )
-from dicomtw.association import Association, Hold
+from dicomtw.association import PROGRESS, Association, Hold
 from dicomtw.limits import Crowd, turn_out_longest
 from dicomtw.limits import Limits as Limits  # for those who make a factory
-from dicomtw.summary import NOTHING_SAID, log_summary, tls_fault, tls_of
+from dicomtw.security.access import Standing
+from dicomtw.security.certificate import PeerCertificate
+from dicomtw.security.rates import Register, TokenBucket
+from dicomtw.summary import NOTHING_SAID, certificate_of, log_summary, tls_fault, tls_of, verifies
 from dicomtw.ul.machine import State
 from dicomtw.ul.pdu import A_ASSOCIATE_RJ
 from dicomtw.ul.provider import Provider
@@ -36,6 +40,9 @@ from dicomtw.ul.provider import Provider
 #: After we have closed a connection its peer has this long, in seconds, to take what was sent (and under
 #: TLS to say goodbye, which Twisted would wait for without end).
 CLOSE_GRACE = 2.0
+
+#: Log lines a minute about connections from networks that nobody is spoken with from.
+_STRANGERS_TOLD = 60
 
 #: States in which the next PDU is the peer's to send, besides Sta6.
 _PEER_IS_DUE = (State.Sta5, State.Sta7, State.Sta9, State.Sta10, State.Sta11, State.Sta12)
@@ -59,6 +66,12 @@ class AssociationProtocol(Protocol):
         self._closing: IDelayedCall | None = None
         self._holds = Hold(0)
         self._last_activity = self._began = clock.seconds()
+        #: Whether something was half received when bytes came last, and the progress up to then.
+        self._was_mid_message = False
+        self._progress = 0
+        #: What is waited for, and since when.
+        self._turn: object = None
+        self._turn_since = 0.0
         #: Since when the peer does not take what we send; None while it does.
         self._unread_since: float | None = None
         self._socket: socket.socket | None = None
@@ -83,12 +96,18 @@ class AssociationProtocol(Protocol):
         self.transport.registerProducer(self, True)
 
     def dataReceived(self, data: bytes) -> None:
-        self._last_activity = self.clock.seconds()
         try:
             self.provider.bytes_received(data)
             self.association.chunk_ended()
         except Exception:
             self._bug()
+        association = self.association
+        mid_message, progress = association.mid_message, association.progress
+        # A message once begun is not kept alive by a byte now and then, nor by PDUs with nothing in them.
+        if not (mid_message and self._was_mid_message) or progress - self._progress >= PROGRESS:
+            self._last_activity = self.clock.seconds()
+            self._progress = progress
+        self._was_mid_message = mid_message
         if self._socket is not None and _TCP_QUICKACK:
             _acknowledge_now(self._socket)
 
@@ -206,10 +225,14 @@ class AssociationProtocol(Protocol):
         elif self.association.sends:
             limit, why = limits.dimse_timeout, ""
         elif self.association.waits_for_response:
+            since = self._since(self.association.turn)  # whatever it asks of us meanwhile
             limit, why = limits.dimse_timeout, "no response within the DIMSE timeout"
         elif self.association.busy:
             limit, why = limits.dimse_timeout, ""
-        elif self.association.mid_message or self.provider.state in _PEER_IS_DUE:
+        elif self.provider.state in _PEER_IS_DUE:
+            since = self._since(self.provider.state)
+            limit, why = limits.dimse_timeout, "the release was not answered within the DIMSE timeout"
+        elif self.association.mid_message:
             limit, why = limits.dimse_timeout, "nothing more came of a message within the DIMSE timeout"
         else:
             limit, why = limits.idle_timeout, "idle timeout"
@@ -220,6 +243,12 @@ class AssociationProtocol(Protocol):
         # Not longer than the DIMSE timeout, for a message may begin at any time.
         wait = limit - silence if why and silence < limit else limits.dimse_timeout
         self._watch = self.clock.callLater(min(wait, limits.dimse_timeout), self._check_progress)
+
+    def _since(self, turn: object) -> float:
+        """Since when `turn` is waited for: nothing else that the peer does makes that later."""
+        if turn != self._turn:
+            self._turn, self._turn_since = turn, self._last_activity
+        return self._turn_since
 
     # -- for the log
 
@@ -254,7 +283,10 @@ class DicomProtocol(AssociationProtocol):
             is_requestor=False,
             maximum_length=factory.entity.maximum_length,
         )
+        self.association.maximum_data_set = factory.limits.max_data_set
         self._resolving: Deferred[frozenset[str]] | None = None
+        self._standing: Standing | None = None
+        self._is_stranger = False
 
     def connectionMade(self) -> None:
         if self._refused:
@@ -264,9 +296,9 @@ class DicomProtocol(AssociationProtocol):
             return
         super().connectionMade()
         self._server.crowd.add(self)
+        self.provider.connection_indication()
         if getattr(self.transport, "peer_is_known", True):
             self.peer_known()
-        self.provider.connection_indication()
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
         self._server.crowd.remove(self)
@@ -277,7 +309,21 @@ class DicomProtocol(AssociationProtocol):
 
     def peer_known(self) -> None:
         """The transport has the address of the peer itself, be there a front end between us or not."""
-        self._server.crowd.peer_known(self, self._host(), self.limits.waiting_per_host)
+        why = self._server.entity.access.stranger(self._host())
+        if why:
+            self._is_stranger = True
+            self.turn_out(why)
+        else:
+            self._server.crowd.peer_known(self, self._host(), self.limits.waiting_per_host)
+
+    def _log_summary(self, reason: Failure) -> None:
+        if self._is_stranger:
+            untold = self._server.tell_of_stranger()
+            if untold is None:
+                return
+            if untold:
+                self.association.ended += f", nor were {untold} before it that the log is silent about"
+        super()._log_summary(reason)
 
     def _host(self) -> str:
         return str(getattr(self.transport.getPeer(), "host", ""))
@@ -300,6 +346,17 @@ class DicomProtocol(AssociationProtocol):
         self._tls = tls_of(self.transport)
         return self._host()
 
+    def requestor_certificate(self) -> tuple[PeerCertificate | None, bool]:
+        return certificate_of(self.transport), verifies(self.transport)
+
+    def standing(self) -> Standing:
+        if self._standing is None:
+            self._standing = self._server.register.asked(self._host(), self.clock.seconds())
+        return self._server.standing(self._standing, self.association.calling_ae_title)
+
+    def rejected(self) -> None:
+        self._server.register.rejected(self._host(), self.clock.seconds())
+
     def full(self) -> tuple[A_ASSOCIATE_RJ, str] | None:
         return self._server.full(self)
 
@@ -311,6 +368,7 @@ class DicomProtocol(AssociationProtocol):
 
     def associated(self) -> None:
         self._server.crowd.set_associated(self, True)
+        self._server.register.accepted(self.association.calling_ae_title, self.clock.seconds())
         super().associated()
 
 
@@ -331,6 +389,9 @@ class DicomFactory(Factory):
         self.clock = clock
         self.resolve = resolve
         self.crowd: Crowd[DicomProtocol] = Crowd()
+        self.register = Register(entity.access)
+        self._strangers_told = TokenBucket(_STRANGERS_TOLD, clock.seconds())
+        self._strangers_untold = 0
         self._draining = False
         self._drained: Deferred[None] | None = None
 
@@ -351,6 +412,26 @@ class DicomFactory(Factory):
             turn_out_longest(crowd.without_association(), "too many connections without an association")
         # What is turned out has its descriptor still: there is none for this one.
         return DicomProtocol(self, refused=is_full)
+
+    def standing(self, of_host: Standing, calling_ae_title: str) -> Standing:
+        """How a requestor stands whose host stands so."""
+        if not self.register.has_limit(calling_ae_title):
+            return of_host
+        return attrs.evolve(
+            of_host,
+            associations=sum(
+                one.association.calling_ae_title == calling_ae_title for one in self.associations
+            ),
+            is_hasty=self.register.is_hasty(calling_ae_title, self.clock.seconds()),
+        )
+
+    def tell_of_stranger(self) -> int | None:
+        """How many connections of strangers are to be told of besides one; None: not that one either."""
+        if not self._strangers_told.take(self.clock.seconds()):
+            self._strangers_untold += 1
+            return None
+        untold, self._strangers_untold = self._strangers_untold, 0
+        return untold
 
     def full(self, protocol: DicomProtocol) -> tuple[A_ASSOCIATE_RJ, str] | None:
         """The rejection for one more association, and why, if there is no room for it."""

@@ -137,6 +137,12 @@ def certificate_of(transport: Any) -> PeerCertificate | None:
         return None
 
 
+def verifies(transport: Any) -> bool:
+    """Whether TLS on a connection takes no certificate of the peer but those of who certifies our peers."""
+    connection = _tls_connection(transport)
+    return connection is not None and bool(connection.get_context().get_verify_mode() & SSL.VERIFY_PEER)
+
+
 def _tls_connection(transport: Any) -> SSL.Connection | None:
     while transport is not None:
         handle = getattr(transport, "getHandle", lambda: None)()

@@ -83,12 +83,12 @@ class Register:
     def __init__(self, policy: AccessPolicy) -> None:
         self._asked = Rates(policy.associations_per_minute_per_host)
         self._rejected = Rates(policy.failed_associations_per_minute_per_host)
+        #: AE titles of remotes with limits of their own, and how many a minute if that is one.
         self._limits: dict[str, int] = {}
         for remote in policy.remotes:
             limit = remote.associations_per_minute
-            if limit:
-                self._limits[remote.aet] = min(limit, self._limits.get(remote.aet, limit))
-        #: By AE title; only remotes with a limit have one.
+            if limit or remote.max_associations:
+                self._limits[remote.aet] = limit or self._limits.get(remote.aet, 0)
         self._accepted: dict[str, TokenBucket] = {}
 
     def asked(self, address: str, now: float) -> Standing:
@@ -105,6 +105,10 @@ class Register:
         host = host_of(address)
         if host:
             self._rejected.take(host, now)
+
+    def has_limit(self, calling_ae_title: str) -> bool:
+        """Whether it matters how many associations there are in this name, and have been of late."""
+        return calling_ae_title in self._limits
 
     def is_hasty(self, calling_ae_title: str, now: float) -> bool:
         """Whether there were too many associations in this name of late."""

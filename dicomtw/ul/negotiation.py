@@ -50,6 +50,8 @@ class Acceptor:
     implementation_version_name: str | None = uids.IMPLEMENTATION_VERSION_NAME
     #: Operations the requestor may have outstanding, if it asks for a window (PS3.7 D.3.3.3); 0: any number.
     operations_window: int = 1
+    #: Why an abstract syntax that is supported is refused to this requestor; empty where it is not.
+    refusal: Callable[[str], str] = lambda _: ""
 
 
 @attrs.frozen
@@ -156,6 +158,8 @@ def _answer(context: PresentationContextRQ, acceptor: Acceptor) -> AcceptedConte
     offer = acceptor.offer(context.abstract_syntax)
     if offer is None:
         result, why = ContextResult.ABSTRACT_SYNTAX_NOT_SUPPORTED, "SOP class not supported"
+    elif refusal := acceptor.refusal(context.abstract_syntax):
+        result, why = ContextResult.USER_REJECTION, refusal
     elif not context.transfer_syntaxes:
         result, why = ContextResult.TRANSFER_SYNTAXES_NOT_SUPPORTED, "no transfer syntax proposed"
     else:
