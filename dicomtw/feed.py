@@ -143,6 +143,7 @@ class Feed:
                 self._disk.call(lambda: self.sink.write(fragments))
             except Exception as refusal:  # `written` raises it, whatever it is
                 self._refusal = refusal
+                self.discard()  # at once: the rest may take its time
 
     async def _write_in_thread(self) -> None:
         while self._waiting and self._refusal is None and not self._discarded:
@@ -151,6 +152,7 @@ class Feed:
                 await self._disk.call_in_thread(functools.partial(self.sink.write, fragments))
             except Exception as refusal:  # `written` raises it, whatever it is
                 self._refusal = refusal
+                self._discarded = True
         self._waiting.clear()
         self._in_thread = False
         if self._discarded:

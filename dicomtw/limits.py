@@ -53,9 +53,9 @@ class Limits:
         the files that these store and send.
         """
         waiting = min(self.waiting, max(2, descriptors // 2))
-        per_host = (
-            self.waiting_per_host if waiting == self.waiting else min(self.waiting_per_host, waiting // 2)
-        )
+        per_host = self.waiting_per_host
+        if waiting < self.waiting:
+            per_host = min(per_host, waiting // 2)
         return attrs.evolve(
             self,
             max_associations=min(self.max_associations, max(1, descriptors // 4)),

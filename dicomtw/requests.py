@@ -138,6 +138,11 @@ class Requests:
         return bool(self._outstanding)
 
     @property
+    def begun(self) -> int:
+        """The last Message ID, another one with each request."""
+        return self._last_message_id
+
+    @property
     def _has_room(self) -> bool:
         return len(self._outstanding) < (self.window or 0xFFFF)  # there are no more Message IDs
 

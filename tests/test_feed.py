@@ -220,12 +220,14 @@ class QuickTests(FeedTestCase):
         self.assertFalse(self.disk.lags, "a commit waits on purpose")
 
     def test_refused_write(self) -> None:
-        """What a write refuses, commit raises; what comes after it is dropped, and nothing committed."""
+        """What a write refuses is discarded at once; what comes after it is dropped, and commit raises it."""
         self.sink.faults["write"] = FULL
         self.write("a")
+        self.assertEqual(self.sink.calls, ["write a", "discard"])
         self.write("b")
         self.assertIs(self.failureResultOf(self.commit(), DimseError).value, FULL)
-        self.assertEqual(self.sink.calls, ["write a"])
+        self.feed.discard()
+        self.assertEqual(self.sink.calls, ["write a", "discard"])
 
     def test_refused_commit(self) -> None:
         """What a commit raises comes out of it, made here or in a thread, and whatever it is."""
@@ -359,7 +361,7 @@ class LaggingTests(FeedTestCase):
         self.assertEqual(self.sink.calls, ["write a", "try to commit"])
 
     def test_refused_write(self) -> None:
-        """What a write in a thread raises, whatever it is, commit raises; the rest is dropped."""
+        """What a write in a thread raises, whatever it is, commit raises; it is discarded, the rest dropped."""
         for fault in (FULL, ZeroDivisionError("bug")):
             self.setUp()
             self.sink.faults["write"] = fault
@@ -367,15 +369,17 @@ class LaggingTests(FeedTestCase):
             self.write("b")
             self.threads.run()
             self.write("c")
+            self.threads.run()
             self.assertEqual(self.busy, [True, False])
             self.assertIs(self.failureResultOf(self.commit()).value, fault)
-            self.assertEqual((self.sink.calls, self.threads.waiting), (["write a"], []))
+            self.assertEqual((self.sink.calls, self.threads.waiting), (["write a", "discard"], []))
 
     def test_refused_write_with_the_commit_waiting(self) -> None:
         """A commit that waits for a write raises what the write raises."""
         self.sink.faults["write"] = FULL
         self.write("a")
         committed = self.commit()
+        self.threads.run()
         self.threads.run()
         self.assertIs(self.failureResultOf(committed, DimseError).value, FULL)
 
