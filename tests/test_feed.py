@@ -361,7 +361,7 @@ class LaggingTests(FeedTestCase):
         self.assertEqual(self.sink.calls, ["write a", "try to commit"])
 
     def test_refused_write(self) -> None:
-        """What a write in a thread raises, whatever it is, commit raises; it is discarded, the rest dropped."""
+        """What a write in a thread raises, commit raises; what was written is discarded, the rest dropped."""
         for fault in (FULL, ZeroDivisionError("bug")):
             self.setUp()
             self.sink.faults["write"] = fault

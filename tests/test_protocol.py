@@ -145,7 +145,7 @@ class TimerTests(ProtocolTestCase):
             self.assertEqual(self.store.objects, {}, case)
 
     def test_dimse_begins_anew(self) -> None:
-        """Each byte of a message begins the DIMSE timeout anew: a slow sender is no silent one."""
+        """Each KiB of a message begins the DIMSE timeout anew: a slow sender is no silent one."""
         peer = self.associated()
         first, *rest = message(3, c_store_rq(), bytes(40_000))
         peer.send(first)
@@ -206,6 +206,89 @@ class TimerTests(ProtocolTestCase):
         for number in range(100):
             peer.request(1, c_echo_rq(number))
         self.assertEqual(len(self.clock.getDelayedCalls()), 1)
+
+
+class SlowPeerTests(ProtocolTestCase):
+    """Peers that do something all the time and come to no end: each DIMSE timeout has to bring progress."""
+
+    def dribble(self, peer: Peer, chunks: list[bytes], each: float) -> None:
+        """Send chunks, one every so many seconds; none of them is answered."""
+        for chunk in chunks:
+            self.assertEqual(peer.received(), [])
+            peer.send(chunk)
+            self.clock.advance(each)
+
+    def test_byte_by_byte(self) -> None:
+        """A header, a command or a data set of which a byte comes now and then ends at the DIMSE timeout."""
+        store = message(3, c_store_rq(), bytes(50_000))
+        for case, begun, rest in (
+            ("header", b"", store[0][:5]),
+            ("command", store[0][:20], store[0][20:30]),
+            ("fragment", b"".join(store[:2])[:-10_000], bytes(10)),
+            ("A-RELEASE-RQ", b"", A_RELEASE_RQ().encode()[:9]),
+        ):
+            self.setUp()
+            peer = self.associated()
+            peer.send(begun + rest[:1])
+            self.clock.advance(1)
+            self.dribble(peer, [bytes((byte,)) for byte in rest[1:]], 59 / len(rest))
+            self.clock.advance(60)
+            self.assertEqual(peer.received(), [A_ABORT(0)], case)
+            self.assertEqual(self.store.objects, {}, case)
+
+    def test_at_the_rate(self) -> None:
+        """Who brings 1 KiB of a data set in each DIMSE timeout is waited for; a byte less is too slow."""
+        for size, is_enough in ((1024, True), (1023, False)):
+            self.setUp()
+            peer = self.associated()
+            command, data = message(3, c_store_rq(), bytes(10 * 1024), maximum_length=1 << 20)
+            peer.send(command, data[:12])
+            for number in range(9):
+                self.clock.advance(59.9)
+                peer.send(data[12 + number * size : 12 + (number + 1) * size])
+            self.assertEqual(peer.received(), [] if is_enough else [A_ABORT(0)], size)
+
+    def test_empty_fragments(self) -> None:
+        """P-DATA-TF with nothing in them are no progress, however many come."""
+        for context_id, header in ((3, 0), (3, 1)):
+            self.setUp()
+            peer = self.associated()
+            command, *_ = message(3, c_store_rq(), bytes(50_000))
+            if not header:
+                peer.send(command)
+            empty = P_DATA_TF((PresentationDataValue(context_id, header, b""),)).encode()
+            for _ in range(59):
+                peer.send(empty * 100)
+                self.clock.advance(1)
+            self.assertEqual(peer.received(), [])
+            peer.send(empty)
+            self.clock.advance(1)
+            self.assertEqual(peer.received(), [A_ABORT(0)], header)
+            self.assertIn("nothing more came of a message", peer.protocol.association.ended)
+
+    def test_many_small_messages(self) -> None:
+        """Whoever completes messages is no slow peer, though each chunk ends inside the next one."""
+        peer = self.associated()
+        echo = b"".join(message(1, c_echo_rq()))
+        peer.send(echo[:10])
+        for _ in range(10):
+            self.clock.advance(59)
+            peer.send(echo[10:] + echo[:10])
+            self.assertEqual(len(peer.received()), 1)
+
+    def test_long_data_set(self) -> None:
+        """A data set is taken in up to the limit, also where it is refused; past it the peer is aborted."""
+        for length, ended in ((1000, False), (1001, True)):
+            for context_id in (3, 1):
+                self.setUp()
+                self.server.factory.limits = attrs.evolve(LIMITS, max_data_set=1000)
+                peer = self.associated()
+                peer.send(*message(context_id, c_store_rq(), bytes(length)))
+                for message_id in list(self.held.held):
+                    self.held.let(message_id)
+                (answer,) = peer.received()
+                self.assertEqual(answer == A_ABORT(2, 0), ended, (length, context_id))
+                self.assertEqual(bool(self.store.objects), not ended and context_id == 3)
 
 
 class UnreadAnswersTests(ProtocolTestCase):
