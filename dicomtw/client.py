@@ -38,6 +38,7 @@ from dicomtw.feed import Disk
 from dicomtw.protocol import AssociationProtocol, Limits
 from dicomtw.requestor import Proposal, RequestedAssociation
 from dicomtw.scu import SCU
+from dicomtw.security.identity import UserIdentity as UserIdentity  # for those who associate
 from dicomtw.security.remote import Remote, parse_peer
 from dicomtw.security.tls import TLSError, TLSFiles, client_context, verification
 from dicomtw.services import FALLBACK, ServiceClass, ServiceRegistry
@@ -87,6 +88,7 @@ def associate(
     operations_window: int = 1,
     extended_negotiation: Mapping[str, bytes] | None = None,
     implementation_version_name: bool = True,
+    user_identity: UserIdentity | None = None,
     maximum_length: int = 262144,
     tls: TLS | None = None,
     limits: Limits | None = None,
@@ -100,6 +102,8 @@ def associate(
     `peer` is ``AET@host:port``, ``host:port``, a client endpoint string of Twisted's, an endpoint, or a
     `security.remote.Remote`. `services` is what we perform for the peer: a storage service gets what C-GET
     asks for. Where a remote, or a peer with ``,tls``, wants TLS, it is verified, unless `tls` says otherwise.
+    `user_identity` says who our user is; what the peer answers, if it is asked to, is the association's
+    `user_identity_response`. Whether a passcode goes over a connection without TLS is for the caller to say.
     `disk` has the threads for what is read and stored; by default they are the reactor's.
     A connection that cannot be opened and a transient rejection are tried again `retries` times, after
     `retry_delay` seconds each; by default that is up to the remote, or never, and 5 seconds.
@@ -133,6 +137,7 @@ def associate(
         scp_roles=frozenset(uid for uid, _ in proposed if registry.service(uid) is not None),
         extended_negotiation=dict(extended_negotiation or {}),
         implementation_version_name=uids.IMPLEMENTATION_VERSION_NAME if implementation_version_name else None,
+        user_identity=None if user_identity is None else user_identity.item(),
     )
     proposal.rq()  # raises for what cannot be proposed, here and not later
     host = "" if tls is None else certified_name(tls, peer.host if isinstance(peer, Remote) else "")

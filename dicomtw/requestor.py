@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable, Mapping, Sequence
 
 import attrs
@@ -22,6 +23,8 @@ from dicomtw.ul.items import (
     RoleSelection,
     SOPClassExtendedNegotiation,
     SubItem,
+    UserIdentityAC,
+    UserIdentityRQ,
     UserInformation,
 )
 from dicomtw.ul.machine import State
@@ -52,6 +55,8 @@ class Proposal:
     extended_negotiation: Mapping[str, bytes] = attrs.field(factory=dict)
     #: None leaves item 55H out.
     implementation_version_name: str | None = uids.IMPLEMENTATION_VERSION_NAME
+    #: Who our user is (PS3.7 D.3.3.7).
+    user_identity: UserIdentityRQ | None = None
 
     def rq(self) -> A_ASSOCIATE_RQ:
         """The PDU. Raises `ValueError` for what cannot be proposed."""
@@ -63,6 +68,13 @@ class Proposal:
             raise ValueError(
                 f"{len(self.contexts)} presentation contexts; 1 to {MAXIMUM_CONTEXTS} are possible"
             )
+        user_information = UserInformation(tuple(self._sub_items()))
+        try:
+            user_information.encode()
+        except struct.error:
+            raise ValueError(
+                "user identity, roles and extended negotiation are longer than one PDU"
+            ) from None
         return A_ASSOCIATE_RQ(
             called_ae_title=self.called_ae_title,
             calling_ae_title=self.calling_ae_title,
@@ -70,7 +82,7 @@ class Proposal:
                 PresentationContextRQ(number, *context)
                 for number, context in zip(range(1, 256, 2), self.contexts, strict=False)
             ),
-            user_information=UserInformation(tuple(self._sub_items())),
+            user_information=user_information,
         )
 
     def _sub_items(self) -> Iterable[SubItem]:
@@ -85,6 +97,8 @@ class Proposal:
             yield ImplementationVersionName(self.implementation_version_name)
         for sop_class_uid, information in self.extended_negotiation.items():
             yield SOPClassExtendedNegotiation(sop_class_uid, information)
+        if self.user_identity is not None:
+            yield self.user_identity
 
 
 class RequestedAssociation(Association):
@@ -102,6 +116,9 @@ class RequestedAssociation(Association):
         #: SOP classes of which the peer takes us for an SCP; and those of which we are not the SCU.
         self.scp_roles: frozenset[str] = frozenset()
         self._not_scu: frozenset[str] = frozenset()
+        #: What the peer has answered about our user, if it was asked to: its server response, empty for a name
+        #: and a passcode. None: it has not said that it knows him (PS3.7 D.3.3.7).
+        self.user_identity_response: bytes | None = None
         self._releasing = False
 
     @property
@@ -130,6 +147,9 @@ class RequestedAssociation(Association):
         self._not_scu = proposed_roles & {
             role.sop_class_uid for role in said.all(RoleSelection) if not role.scu_role
         }
+        user_identity, answer = asked.first(UserIdentityRQ), said.first(UserIdentityAC)
+        if answer is not None and user_identity is not None and user_identity.positive_response_requested:
+            self.user_identity_response = answer.server_response
         proposed_extended = extended_negotiation(asked)
         self._extended_negotiation = {
             sop_class_uid: information

@@ -97,6 +97,7 @@ ARROW: dict[str, tuple[str, ...]] = {
         *GROUND,
         "feed",
         "settings",
+        "security.identity",
         "security.remote",
         "security.tls",
         "services",
@@ -125,6 +126,7 @@ ARROW: dict[str, tuple[str, ...]] = {
     "archive": (*GROUND, "config", "feed", "indexing", "storage"),
     "destinations": (
         *GROUND,
+        "security.access",
         "security.remote",
         "security.tls",
         "feed",
