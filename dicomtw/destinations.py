@@ -14,6 +14,7 @@ from dicomtw.feed import Disk
 from dicomtw.operations import or_cancelled
 from dicomtw.protocol import Limits
 from dicomtw.requestor import RequestedAssociation
+from dicomtw.security.access import sop_class_refusal
 from dicomtw.security.remote import Remote
 from dicomtw.security.tls import TLSError
 
@@ -84,10 +85,13 @@ class RemoteDestinations:
         remote, tls = self._destinations[ae_title]
 
         async def associated() -> RequestedAssociation:
+            allowed = [context for context in contexts if not sop_class_refusal(remote, context[0])]
+            if not allowed:
+                raise NotConnected("none of the SOP classes is allowed to it")
             try:
                 associating = associate(
                     remote,
-                    contexts=contexts,
+                    contexts=allowed,
                     calling=self._server.aet,
                     tls=tls,
                     limits=limits_of(self._server),
