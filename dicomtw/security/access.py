@@ -14,6 +14,7 @@ import attrs
 from dicomtw import ae_title, uids
 from dicomtw.security.addresses import Network, address_of, host_of, same_address, within
 from dicomtw.security.certificate import PeerCertificate
+from dicomtw.security.identity import Identity
 from dicomtw.security.remote import OPERATIONS, Remote
 from dicomtw.ul.pdu import A_ASSOCIATE_RJ, Result, Source
 
@@ -30,8 +31,8 @@ LOCAL_LIMIT_EXCEEDED = A_ASSOCIATE_RJ(Result.REJECTED_TRANSIENT, Source.SERVICE_
 
 @attrs.frozen(kw_only=True)
 class Requestor:
-    """Who asks for an association: AE titles as sent, the address, empty where there is none (unix:), and
-    the certificate it has shown, which is `verified` where TLS checks who has signed it.
+    """Who asks for an association: AE titles as sent, the address, empty where there is none (unix:), the
+    certificate it has shown, which is `verified` where TLS checks who has signed it, and its user.
     """
 
     calling_ae_title: str
@@ -39,6 +40,8 @@ class Requestor:
     address: str = ""
     certificate: PeerCertificate | None = None
     verified: bool = False
+    #: None where no user was named, or it is not known yet whether that is who asks.
+    identity: Identity | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -221,7 +224,7 @@ def _certificates(remote: Remote, requestor: Requestor) -> str:
     return f"{remote.aet!r} is bound to another certificate than {shown}"
 
 
-#: What a remote may be bound to besides the place it is at.
+#: What a remote may be bound to besides the place it is at: a rule says what is against it.
 _WHO_IT_IS: tuple[Callable[[Remote, Requestor], str], ...] = (_certificates,)
 
 
