@@ -82,9 +82,14 @@ class Member:
         return self._study
 
     def linger(self, scene: Scene) -> None:
-        """A step: do nothing for a while, with the connection open."""
+        """A step: do nothing for a while, with the connection open.
+
+        As long as the server's timers let it: without an association, of which one knows the server's
+        maximum length, that is ARTIM.
+        """
         if self.pause:
-            longest = max(0.0, min(self.until - time.monotonic(), self.place.idle / 3))
+            longest = self.place.idle / 3 if scene.maximum_length else self.place.artim / 3
+            longest = max(0.0, min(self.until - time.monotonic(), longest))
             self.lingered = min(self.random.expovariate(1 / self.pause), longest)
             time.sleep(self.lingered)
 

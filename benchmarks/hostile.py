@@ -159,9 +159,8 @@ def _storm(member: Member) -> Case:
                 peer.reset()
             else:
                 peer.close()
-        scene.target = attrs.evolve(
-            member.target, source=f"127.2.{member.random.randrange(1 << 16) // 254}.1"
-        )
+        other = f"127.2.{member.random.randrange(250)}.{member.random.randrange(1, 250)}"
+        scene.target = attrs.evolve(member.target, source=other)
         scene.connect()
         scene.send(rq())
         scene.read()
@@ -191,7 +190,7 @@ def _rejected(member: Member) -> Case:
 def _garbage(member: Member) -> Case:
     noise = member.random.randbytes(member.random.choice((1, 6, 100, 5000, 100_000)))
     begin = bytes((member.random.randrange(8, 256),))
-    return _visit("garbage", _ABORTED, begin + noise.ljust(5), answers=1)
+    return _visit("garbage", _ABORTED, member.linger, begin + noise.ljust(5), answers=1)
 
 
 @functools.cache
@@ -205,13 +204,14 @@ def _client_hello() -> bytes:
     return outgoing.read()
 
 
-def _tls_hello(_: Member) -> Case:
-    return _visit("TLS", "AB(0,0)", _client_hello(), answers=1)
+def _tls_hello(member: Member) -> Case:
+    return _visit("TLS", "AB(0,0)", member.linger, _client_hello(), answers=1)
 
 
 def _web(member: Member) -> Case:
     page = member.random.choice((b"GET / HTTP/1.1\r\nHost: pacs\r\n\r\n", b"POST /" + b"A" * 100_000))
-    return _visit("HTTP", "AB(0,0)" if page.startswith(b"GET") else _ABORTED, page, answers=1)
+    sees = "AB(0,0)" if page.startswith(b"GET") else _ABORTED
+    return _visit("HTTP", sees, member.linger, page, answers=1)
 
 
 # ---- inside a data set -----------------------------------------------------------------------------------
@@ -367,7 +367,7 @@ def _mutation(member: Member) -> Case:
         scene.peer.send(sent)
         scene.peer.finish()
 
-    return _visit("mutation", _CLOSED, play, _closed(lambda scene: 0.0))
+    return _visit("mutation", _CLOSED, member.linger, play, _closed(lambda scene: 0.0))
 
 
 # ---- cases of tests/conformance --------------------------------------------------------------------------
@@ -389,7 +389,7 @@ def _cases() -> dict[str, list[Case]]:
 def _case(*ids: str) -> Callable[[Member], Case]:
     def visit(member: Member) -> Case:
         case = member.random.choice([case for number in ids for case in _cases()[number]])
-        return attrs.evolve(case, script=(member.linger, *case.script)) if case.contexts else case
+        return attrs.evolve(case, script=(member.linger, *case.script))
 
     return visit
 

@@ -109,7 +109,8 @@ class Run(Record):
         time.sleep(max(0.0, self.began - time.time()))
         self.server.reset_peak()
         watch = Watch(self.server, given.interval)
-        names = crowd.members((*good.KINDS, *hostile.KINDS), given.associations - len(good.PROBES))
+        chosen = [kind for kind in (*good.KINDS, *hostile.KINDS) if given.only in kind.name]
+        names = crowd.members(chosen, given.associations - len(good.PROBES))
         parts = crowd.dealt(names, given.processes)
         running = [
             probes,
@@ -153,6 +154,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--associations", type=int, default=200, help="how many peers there are at a time")
     parser.add_argument("--processes", type=int, default=3, help="that the peers are in")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--only", default="", metavar="WORDS", help="the kinds that have this in their names")
     number("--warm-up", default=8.0, help="seconds")
     number("--quiet", default=0.0, help="seconds that the idle server is measured for (a tenth, 30 at most)")
     number("--interval", default=3.0, help="seconds between two looks at the server")
