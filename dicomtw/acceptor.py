@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Protocol
+from typing import Final, Protocol, TypeVar
 
 import attrs
+from twisted.cred.error import LoginFailed
 from twisted.internet import defer
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from dicomtw import ae_title, uids
 from dicomtw.association import Association, Shell, maximum_length_of
+from dicomtw.authentication import Authentication, Unavailable, reason
 from dicomtw.dimse import status
 from dicomtw.dimse.messages import C_MOVE_RQ, Command
 from dicomtw.errors import DimseError
@@ -27,11 +29,18 @@ from dicomtw.security.access import (
     sop_class_refusal,
 )
 from dicomtw.security.certificate import PeerCertificate
+from dicomtw.security.identity import NOT_AUTHENTICATED, Demand, Identity, answer, described, not_among
 from dicomtw.security.remote import Remote
 from dicomtw.services import ServiceRegistry
+from dicomtw.ul.items import UserIdentityAC, UserIdentityRQ
 from dicomtw.ul.machine import State
 from dicomtw.ul.negotiation import Acceptor, check_contexts, negotiate
 from dicomtw.ul.pdu import A_ASSOCIATE_RJ, A_ASSOCIATE_RQ, Result, Source
+
+T = TypeVar("T")
+
+#: Seconds that the rejection of a user waits whose name or passcode, ticket or token is wrong.
+LOGIN_PAUSE: Final = 1.0
 
 # PS3.8 Table 9-21
 APPLICATION_CONTEXT_NOT_SUPPORTED = A_ASSOCIATE_RJ(Result.REJECTED_PERMANENT, Source.SERVICE_USER, 2)
@@ -48,6 +57,8 @@ class ApplicationEntity:
     no_implementation_version_name: bool = False
     enforce_default_transfer_syntax: bool = False
     preferred_transfer_syntaxes: tuple[str, ...] = ()
+    #: How users are checked; None: user identities are ignored.
+    authentication: Authentication | None = None
 
 
 class AcceptorShell(Shell, Protocol):
@@ -71,6 +82,15 @@ class AcceptorShell(Shell, Protocol):
     def resolve(self, names: frozenset[str]) -> Deferred[frozenset[str]]:
         """The addresses of host names."""
 
+    def is_confidential(self) -> bool:
+        """Whether nobody overhears the connection: it has TLS, or does not leave this machine."""
+
+    def in_time(self, waited: Deferred[T]) -> Deferred[T]:
+        """`waited`, cancelled when the ARTIM time is over or the peer is gone."""
+
+    def pause(self, seconds: float) -> Deferred[None]:
+        """Fires later."""
+
 
 class AcceptedAssociation(Association):
     """One association that a peer has requested of `entity`."""
@@ -81,6 +101,7 @@ class AcceptedAssociation(Association):
         super().__init__(shell, entity.registry, entity.disk)
         self._entity = entity
         self._remote: Remote | None = None
+        self._requestor: Requestor | None = None
         #: SOP classes of which the requestor is an SCP, and we may be the SCU.
         self._scp_roles: frozenset[str] = frozenset()
 
@@ -100,6 +121,7 @@ class AcceptedAssociation(Association):
             certificate=certificate,
             verified=verified,
         )
+        self._requestor = requestor
         decision = self._decision(requestor)
         if decision.rejection is None:
             # Of no interest from somebody who is turned away: only now the proposal itself is looked at.
@@ -128,8 +150,73 @@ class AcceptedAssociation(Association):
         if full is not None:
             self._reject(*full)
             return
-        entity, remote = self._entity, decision.remote
-        self._remote = remote
+        self._remote = decision.remote
+        self._identify(rq)
+
+    # -- who the user is (PS3.7 D.3.3.7)
+
+    def _identify(self, rq: A_ASSOCIATE_RQ) -> None:
+        """Find out who the user is, if that is of interest, and go on."""
+        authentication = self._entity.authentication
+        item = rq.user_information.first(UserIdentityRQ)
+        if authentication is None or authentication.policy.demand is Demand.IGNORE:
+            self._identified(rq)
+            return
+        why = authentication.policy.refusal(item, confidential=self._shell.is_confidential())
+        if why:
+            self._not_authenticated(why)
+        elif item is None:
+            self._identified(rq)
+        else:
+            checked = self._shell.in_time(authentication.check(item))
+            checked.addCallbacks(self._authenticated, self._not_known, (rq, item), {}, (item,))
+            checked.addErrback(self.bug)
+
+    def _authenticated(self, found: tuple[Identity, bytes], rq: A_ASSOCIATE_RQ, item: UserIdentityRQ) -> None:
+        if self.provider.state != State.Sta3 or self.ended:
+            return  # it left, or was turned out, while its user was checked
+        full = self._shell.full()  # for others have come meanwhile
+        if full is not None:
+            self._reject(*full)
+            return
+        identity, response = found
+        assert self._requestor is not None
+        self._requestor = attrs.evolve(self._requestor, identity=identity)
+        self.user = identity.name
+        self._identified(rq, answer(item, response))
+
+    def _identified(self, rq: A_ASSOCIATE_RQ, user_identity: UserIdentityAC | None = None) -> None:
+        assert self._requestor is not None
+        users = () if self._remote is None else self._remote.users
+        why = not_among(users, self._requestor.identity)
+        if why:
+            self._not_authenticated(why)
+        else:
+            self._accept(rq, user_identity)
+
+    def _not_known(self, failure: Failure, item: UserIdentityRQ) -> Deferred[None] | None:
+        """The checkers have said no, or could not say; who has guessed is to wait before he can go on."""
+        error = failure.value
+        assert error is not None
+        said, who = reason(error, item), described(item)
+        if failure.check(LoginFailed):
+            why = f"{who}: {said or 'not who he says'}"
+            paused = self._shell.in_time(self._shell.pause(LOGIN_PAUSE))
+            return paused.addBoth(lambda _: self._not_authenticated(why))
+        if failure.check(defer.TimeoutError, defer.CancelledError):
+            said = "not in time"
+        elif said and not failure.check(OSError, Unavailable):
+            self.log.failure("bug in a checker of users", failure)
+        self._reject(TEMPORARY_CONGESTION, f"{who}: cannot be checked now: {said or type(error).__name__}")
+        return None
+
+    def _not_authenticated(self, why: str) -> None:
+        self._reject(NOT_AUTHENTICATED, why)
+
+    # -- the answer
+
+    def _accept(self, rq: A_ASSOCIATE_RQ, user_identity: UserIdentityAC | None) -> None:
+        entity, remote = self._entity, self._remote
         anonymous = entity.no_implementation_version_name or (
             remote is not None and remote.no_implementation_version_name
         )
@@ -143,6 +230,7 @@ class AcceptedAssociation(Association):
                 or (remote is not None and remote.enforce_default_transfer_syntax),
                 implementation_version_name=None if anonymous else uids.IMPLEMENTATION_VERSION_NAME,
                 operations_window=OPERATIONS_WINDOW,
+                user_identity=user_identity,
                 refusal=lambda sop_class_uid: sop_class_refusal(remote, sop_class_uid),
             ),
         )

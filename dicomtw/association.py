@@ -32,8 +32,8 @@ from dicomtw.operations import MAXIMUM_REQUESTS, Operation, OperationQueue, or_c
 from dicomtw.outbox import Outbox
 from dicomtw.requests import Answer, Request, Requests
 from dicomtw.services import DataSetSource, MemorySink, Response, ServiceRegistry
-from dicomtw.ul.items import MaximumLength, UserInformation
 from dicomtw.trail import AssociationTrail
+from dicomtw.ul.items import MaximumLength, UserInformation
 from dicomtw.ul.machine import State
 from dicomtw.ul.negotiation import AcceptedContext, RefusedContext
 from dicomtw.ul.pdu import A_ABORT, A_ASSOCIATE_AC, A_ASSOCIATE_RJ, A_ASSOCIATE_RQ
@@ -89,6 +89,8 @@ class Association:
         self.provider: Provider
         self.calling_ae_title = ""
         self.called_ae_title = ""
+        #: The peer's user, who is who it says; empty where nobody is known.
+        self.user = ""
         self.accepted: dict[int, AcceptedContext] = {}
         self.refused: tuple[RefusedContext, ...] = ()
         #: How it ended, in words; empty while it lives.

@@ -200,9 +200,13 @@ def _authenticated(avatar: Any, kind: UserIdentityType) -> tuple[Identity, bytes
     return Identity(name, kind), response
 
 
-def why(failure: LoginFailed, item: UserIdentityRQ) -> str:
-    """What a checker says about a login that it refuses, if it is fit for the log."""
-    said = str(failure)
+class Unavailable(Exception):
+    """What a checker may raise if it cannot say now whether a user is who he says: one line for the log."""
+
+
+def reason(fault: BaseException, item: UserIdentityRQ) -> str:
+    """What a checker says about why it does not let somebody in, on one line; empty if secrets are in it."""
+    said = str(fault)
     secrets = [item.secondary_field]
     if kind_of(item) not in (UserIdentityType.USERNAME, UserIdentityType.USERNAME_AND_PASSCODE):
         secrets.append(item.primary_field)

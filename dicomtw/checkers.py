@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred, DeferredSemaphore, fail, maybeDefer
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from dicomtw.authentication import IUsername
+from dicomtw.authentication import IUsername, Unavailable
 from dicomtw.security import passwords
 
 #: Checks of one file at a time: each has a thread and its memory, 16 MiB, to itself.
@@ -25,7 +25,7 @@ WAITING = 32
 InThread = Callable[[Callable[[], Any]], "Deferred[Any]"]
 
 
-class TooManyChecks(Exception):
+class TooManyChecks(Unavailable):
     """So many users are being checked that this one cannot be, now."""
 
 

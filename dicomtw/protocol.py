@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Mapping, Set
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
+from twisted.internet.address import UNIXAddress
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import (
     IAddress,
@@ -16,6 +17,7 @@ from twisted.internet.interfaces import (
     IReactorTime,
 )
 from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -36,6 +38,8 @@ from dicomtw.summary import NOTHING_SAID, certificate_of, log_summary, tls_fault
 from dicomtw.ul.machine import State
 from dicomtw.ul.pdu import A_ASSOCIATE_RJ
 from dicomtw.ul.provider import Provider
+
+T = TypeVar("T")
 
 #: After we have closed a connection its peer has this long, in seconds, to take what was sent (and under
 #: TLS to say goodbye, which Twisted would wait for without end).
@@ -284,7 +288,8 @@ class DicomProtocol(AssociationProtocol):
             maximum_length=factory.entity.maximum_length,
         )
         self.association.maximum_data_set = factory.limits.max_data_set
-        self._resolving: Deferred[frozenset[str]] | None = None
+        #: What the answer to the peer's proposal waits for.
+        self._awaited: Deferred[Any] | None = None
         self._standing: Standing | None = None
         self._is_stranger = False
 
@@ -303,8 +308,8 @@ class DicomProtocol(AssociationProtocol):
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
         self._server.crowd.remove(self)
         super().connectionLost(reason)
-        if self._resolving is not None:
-            self._resolving.cancel()
+        if self._awaited is not None:
+            self._awaited.cancel()
         self._server.connection_ended()
 
     def peer_known(self) -> None:
@@ -361,10 +366,18 @@ class DicomProtocol(AssociationProtocol):
         return self._server.full(self)
 
     def resolve(self, names: frozenset[str]) -> Deferred[frozenset[str]]:
+        return self.in_time(self._server.resolve(names))
+
+    def is_confidential(self) -> bool:
+        return bool(tls_of(self.transport)) or isinstance(self.transport.getPeer(), UNIXAddress)
+
+    def in_time(self, waited: Deferred[T]) -> Deferred[T]:
         # Sta3 has no timer of its own: nothing but this can keep an answer waiting.
-        resolved = self._server.resolve(names).addTimeout(self.limits.artim_timeout, self.clock)
-        self._resolving = resolved
-        return resolved
+        self._awaited = waited.addTimeout(self.limits.artim_timeout, self.clock)
+        return waited
+
+    def pause(self, seconds: float) -> Deferred[None]:
+        return deferLater(self.clock, seconds)
 
     def associated(self) -> None:
         self._server.crowd.set_associated(self, True)

@@ -28,7 +28,7 @@ from dicomtw.authentication import (
     authentication_of,
     checker_of,
     credentials_of,
-    why,
+    reason,
 )
 from dicomtw.checkers import AT_A_TIME, WAITING, ScryptChecker, TooManyChecks, UsernamesChecker
 from dicomtw.security.identity import Demand, Identity, IdentityPolicy
@@ -140,13 +140,13 @@ class AuthenticationTests(SynchronousTestCase):
         self.failureResultOf(checking, CancelledError)
         self.assertEqual((len(cancelled), after.asked), (1, []))
 
-    def test_why(self) -> None:
+    def test_reason(self) -> None:
         """What a checker says of a login it refuses is for the log, on one line, unless it has the secret."""
-        self.assertEqual(why(LoginFailed("expired\n"), item(5)), "expired?")
-        self.assertEqual(why(LoginFailed(), item()), "")
-        self.assertEqual(why(LoginFailed("not sesame"), item()), "")
-        self.assertEqual(why(LoginFailed("token abc.def"), item(5, b"abc.def")), "")
-        self.assertEqual(why(LoginFailed("no alice"), item()), "no alice")
+        self.assertEqual(reason(LoginFailed("expired\n"), item(5)), "expired?")
+        self.assertEqual(reason(LoginFailed(), item()), "")
+        self.assertEqual(reason(LoginFailed("not sesame"), item()), "")
+        self.assertEqual(reason(LoginFailed("token abc.def"), item(5, b"abc.def")), "")
+        self.assertEqual(reason(LoginFailed("no alice"), item()), "no alice")
 
 
 class CheckerStringTests(SynchronousTestCase):

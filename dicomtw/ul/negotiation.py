@@ -19,6 +19,7 @@ from dicomtw.ul.items import (
     RoleSelection,
     SOPClassExtendedNegotiation,
     SubItem,
+    UserIdentityAC,
     UserInformation,
 )
 from dicomtw.ul.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RQ, MAXIMUM_CONTEXTS
@@ -50,6 +51,8 @@ class Acceptor:
     implementation_version_name: str | None = uids.IMPLEMENTATION_VERSION_NAME
     #: Operations the requestor may have outstanding, if it asks for a window (PS3.7 D.3.3.3); 0: any number.
     operations_window: int = 1
+    #: The answer about the requestor's user, where it has asked for one (PS3.7 D.3.3.7).
+    user_identity: UserIdentityAC | None = None
     #: Why an abstract syntax that is supported is refused to this requestor; empty where it is not.
     refusal: Callable[[str], str] = lambda _: ""
 
@@ -233,6 +236,8 @@ def _user_information(
         answer = offer.extended_negotiation(extended.service_class_application_information)
         if answer is not None:
             sub_items.append(SOPClassExtendedNegotiation(extended.sop_class_uid, answer))
+    if acceptor.user_identity is not None:
+        sub_items.append(acceptor.user_identity)
     return UserInformation(tuple(sub_items))
 
 
