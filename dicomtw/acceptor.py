@@ -29,9 +29,18 @@ from dicomtw.security.access import (
     sop_class_refusal,
 )
 from dicomtw.security.certificate import PeerCertificate
-from dicomtw.security.identity import NOT_AUTHENTICATED, Demand, Identity, answer, described, not_among
+from dicomtw.security.identity import (
+    NOT_AUTHENTICATED,
+    Demand,
+    Identity,
+    answer,
+    claimed,
+    described,
+    not_among,
+)
 from dicomtw.security.remote import Remote
 from dicomtw.services import ServiceRegistry
+from dicomtw.trail import SILENT, Audit
 from dicomtw.ul.items import UserIdentityAC, UserIdentityRQ
 from dicomtw.ul.machine import State
 from dicomtw.ul.negotiation import Acceptor, check_contexts, negotiate
@@ -59,6 +68,7 @@ class ApplicationEntity:
     preferred_transfer_syntaxes: tuple[str, ...] = ()
     #: How users are checked; None: user identities are ignored.
     authentication: Authentication | None = None
+    audit: Audit = SILENT
 
 
 class AcceptorShell(Shell, Protocol):
@@ -102,6 +112,8 @@ class AcceptedAssociation(Association):
         self._entity = entity
         self._remote: Remote | None = None
         self._requestor: Requestor | None = None
+        #: Whose name it comes in, as it says.
+        self._claimed_user = ""
         #: SOP classes of which the requestor is an SCP, and we may be the SCU.
         self._scp_roles: frozenset[str] = frozenset()
 
@@ -150,6 +162,10 @@ class AcceptedAssociation(Association):
         if full is not None:
             self._reject(*full)
             return
+        unavailable = self._entity.audit.unavailable()
+        if unavailable:
+            self._reject(TEMPORARY_CONGESTION, unavailable)
+            return
         self._remote = decision.remote
         self._identify(rq)
 
@@ -162,6 +178,7 @@ class AcceptedAssociation(Association):
         if authentication is None or authentication.policy.demand is Demand.IGNORE:
             self._identified(rq)
             return
+        self._claimed_user = "" if item is None else claimed(item)
         why = authentication.policy.refusal(item, confidential=self._shell.is_confidential())
         if why:
             self._not_authenticated(why)
@@ -238,6 +255,8 @@ class AcceptedAssociation(Association):
         self.refused = agreement.refused
         self._scp_roles = agreement.scp_roles
         self._extended_negotiation = dict(agreement.extended_negotiation)
+        assert self._requestor is not None
+        self.trail = entity.audit.established(self._requestor)
         self._established(
             maximum_length_of(rq.user_information),
             performed=agreement.operations_window,
@@ -255,8 +274,21 @@ class AcceptedAssociation(Association):
             return  # it left meanwhile
         if rejection.result == Result.REJECTED_PERMANENT:
             self._shell.rejected()
+        self._tell_of_rejection(rejection, why)
         self.ended = f"rejected with {rejection}: {why}"
         self.provider.associate_response(rejection)
+
+    def _tell_of_rejection(self, rejection: A_ASSOCIATE_RJ, why: str) -> None:
+        audit = self._entity.audit
+        requestor = self._requestor or Requestor(
+            calling_ae_title=self.calling_ae_title,
+            called_ae_title=self.called_ae_title,
+            address=self._shell.requestor_address(),
+        )
+        if rejection is NOT_AUTHENTICATED and self._claimed_user:
+            audit.login_failed(requestor, self._claimed_user, why)
+        else:
+            audit.rejected(requestor, why, transient=rejection.result != Result.REJECTED_PERMANENT)
 
     def _scu_of(self, sop_class_uid: str) -> bool:
         return sop_class_uid in self._scp_roles

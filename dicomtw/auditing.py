@@ -332,8 +332,8 @@ def party_of(requestor: Requestor, user: str = "") -> Party:
     return Party(
         ae_title=requestor.calling_ae_title.strip(),
         address=requestor.address,
-        certificate=getattr(getattr(requestor, "certificate", None), "subject", ""),
-        user=user or getattr(getattr(requestor, "identity", None), "name", ""),
+        certificate="" if requestor.certificate is None else requestor.certificate.subject,
+        user=user or ("" if requestor.identity is None else requestor.identity.name),
     )
 
 

@@ -292,10 +292,12 @@ class DicomProtocol(AssociationProtocol):
         self._awaited: Deferred[Any] | None = None
         self._standing: Standing | None = None
         self._is_stranger = False
+        #: Why it was closed before any association; empty if it was not.
+        self._turned_out = ""
 
     def connectionMade(self) -> None:
         if self._refused:
-            self.association.ended = "there are too many connections"
+            self._turned_out = self.association.ended = "there are too many connections"
             self.provider.stop()
             self.transport.abortConnection()
             return
@@ -308,9 +310,17 @@ class DicomProtocol(AssociationProtocol):
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
         self._server.crowd.remove(self)
         super().connectionLost(reason)
+        self._end_trail(reason)
         if self._awaited is not None:
             self._awaited.cancel()
         self._server.connection_ended()
+
+    def _end_trail(self, reason: Failure) -> None:
+        trail = self.association.trail
+        if trail is not None:
+            trail.ended()
+        elif why := self._turned_out or tls_fault(reason):
+            self._server.entity.audit.turned_out(self._host(), why)
 
     def peer_known(self) -> None:
         """The transport has the address of the peer itself, be there a front end between us or not."""
@@ -335,7 +345,7 @@ class DicomProtocol(AssociationProtocol):
 
     def turn_out(self, why: str) -> None:
         """Close a connection that has no association."""
-        self.association.ended = self.association.ended or why
+        self._turned_out = self.association.ended = self.association.ended or why
         self.provider.stop()
         self.close()
 

@@ -205,6 +205,12 @@ def described(item: UserIdentityRQ) -> str:
     return user(item.primary_field.decode(errors="replace")) if kind in _NAMED else WORDS[kind]
 
 
+def claimed(item: UserIdentityRQ) -> str:
+    """The user that an item names, for an audit trail; what kind of item it is where that needs decoding."""
+    kind = kind_of(item)
+    return item.primary_field.decode(errors="replace") if kind in _NAMED else described(item)
+
+
 def answer(item: UserIdentityRQ, response: bytes) -> UserIdentityAC | None:
     """The sub-item 59H for a user who is who the requestor says (Table D.3-15); None if none is asked for."""
     if not item.positive_response_requested:
