@@ -39,6 +39,8 @@ from dicomtw.config import Server
 
 #: Seconds that a server may take to be as it was when everybody has gone, besides its timers.
 _SETTLING = 20.0
+#: Seconds that a process of the crowd takes to start.
+_STARTING = 2.0
 _MEBIBYTE = 1 << 20
 
 
@@ -81,7 +83,7 @@ class Run(Record):
     def warm_up(self) -> None:
         """Peers who mean well, in a hurry, until what the server opens once is open."""
         names = [name for name in crowd.members(good.KINDS, 48) if name != "idle association"]
-        until = time.time() + 3.0 + self.given.warm_up
+        until = time.time() + _STARTING + self.given.warm_up
         self.wait_for(
             [self.send(part, until, hurried=True, niceness=5) for part in crowd.dealt(names, 2)], until
         )
@@ -103,7 +105,7 @@ class Run(Record):
     def load(self) -> None:
         """The probes alone, then the crowd too."""
         given = self.given
-        self.began = time.time() + 3.0 + given.quiet
+        self.began = time.time() + _STARTING + given.quiet
         self.ended = self.began + given.seconds
         probes = self.send([kind.name for kind in good.PROBES], self.ended)
         time.sleep(max(0.0, self.began - time.time()))
