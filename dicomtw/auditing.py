@@ -14,7 +14,7 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.threads import deferToThread, deferToThreadPool
 from twisted.python.threadpool import ThreadPool
 
-from dicomtw.client import TLS
+from dicomtw.client import TLS, certified_name
 from dicomtw.collectors import Collector, FileCollector, TLSCollector, UDPCollector
 from dicomtw.config import Server
 from dicomtw.dimse import status
@@ -65,15 +65,13 @@ class Auditing:
         self._reactor = reactor
         self._pool = ThreadPool(0, 1, "dicomtw-audit")
         self._host = socket.gethostname()
-        self._process_id = str(os.getpid())
-        self._tls = TLS(ca=server.audit_ca, cert=server.audit_cert, key=server.audit_key)
+        self._tls = tls_of(server)
         self._audits: list[ServerAudit] = []
         self._recorder = Recorder(
             Queue(directory),
             self._collector(target),
             self._in_thread,
             reactor,
-            process_id=self._process_id,
             name=str(target),
             lost=self._lost,
         )
@@ -91,7 +89,7 @@ class Auditing:
     def audit_of(self, server: Server, addresses: Mapping[str, str]) -> ServerAudit:
         """The audit trail of one server; `addresses` are the hosts of remotes, by AE title."""
         audit = ServerAudit(
-            Events(ae_title=server.aet, process_id=self._process_id, host=self._host),
+            Events(ae_title=server.aet, host=self._host),
             self._recorder.record,
             self._reactor,
             addresses=addresses,
@@ -101,8 +99,8 @@ class Auditing:
         return audit
 
     def fault(self) -> str:
-        """What is wrong with the files for TLS, in a line; empty for nothing. Blocks: they are read, once."""
-        return fault_of(self._tls) if self._target.kind == "tls" else ""
+        """Why there can be no TLS with the collector, in a line; empty for nothing. Blocks."""
+        return fault_of(self._target, self._tls)
 
     def start(self) -> None:
         """Open the queue and say that the servers start. Blocks; raises `OSError`."""
@@ -132,13 +130,22 @@ def tls_of(server: Server) -> TLS:
     return TLS(ca=server.audit_ca, cert=server.audit_cert, key=server.audit_key)
 
 
-def fault_of(tls: TLS) -> str:
-    """What is wrong with the files for TLS with a collector, in a line; empty for nothing. Blocks."""
-    try:
-        tls.context  # noqa: B018
-    except TLSError as error:
-        return str(error).replace("--tls-", "--audit-")
+def fault_of(target: Target, tls: TLS) -> str:
+    """Why there can be no TLS with a collector, in a line; empty for nothing. Blocks: `tls` is loaded."""
+    if target.kind == "tls":
+        try:
+            certified_name(tls, target.host)
+            tls.context  # noqa: B018
+        except TLSError as error:
+            return str(error).replace("--tls-", "--audit-")
+        except ValueError as error:
+            return f"--audit={target}: {error}"
     return ""
+
+
+def fault_in(server: Server) -> str:
+    """The same of a server's settings, for those who do not start it."""
+    return "" if server.audit is None else fault_of(Target.parse(server.audit), tls_of(server))
 
 
 class ServerAudit:

@@ -29,7 +29,6 @@ from zope.interface import implementer
 
 from dicomtw.client import TLS
 from dicomtw.security.audit.syslog import Entry, datagram, frame, line, syslog_message
-from dicomtw.security.tls import verification
 from dicomtw.summary import tls_fault
 
 T = TypeVar("T")
@@ -350,11 +349,7 @@ class _ConnectionCreator:
         self.fault = ""
 
     def clientConnectionForTLS(self, tlsProtocol: object) -> SSL.Connection:
-        connection = SSL.Connection(self._tls.context, None)
-        if not (isIPAddress(self._host) or isIPv6Address(self._host)):
-            connection.set_tlsext_host_name(self._host.encode("ascii"))
-        connection.set_verify(SSL.VERIFY_PEER, verification(self._host, self._failed))
-        return connection
+        return self._tls.connection(self._host, self._failed)
 
     def _failed(self, why: str) -> None:
         self.fault = self.fault or why

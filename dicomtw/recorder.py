@@ -6,6 +6,7 @@ takes nothing it waits in memory, up to a limit, and what is more is lost, which
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, Protocol, TypeVar
@@ -58,7 +59,6 @@ class Recorder:
         in_thread: InThread,
         clock: Any,
         *,
-        process_id: str,
         name: str,
         lost: Callable[[int], tuple[AuditMessage, ...]],
     ) -> None:
@@ -66,7 +66,6 @@ class Recorder:
         self._collector = collector
         self._in_thread = in_thread
         self._clock = clock
-        self._process_id = process_id
         self._name = name
         self._lost_messages = lost
         self._waiting: deque[bytes] = deque()
@@ -100,7 +99,7 @@ class Recorder:
         if self._is_full():
             self._lose()
             return
-        entry = Entry.of(message, self._process_id).encode()
+        entry = Entry.of(message, str(os.getpid())).encode()  # a daemon's number is not that of its start
         self._waiting.append(entry)
         self._size += len(entry)
         self._write()

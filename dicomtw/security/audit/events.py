@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Final
@@ -85,10 +86,10 @@ class Events:
     """Makes the messages of one application entity."""
 
     ae_title: str
-    #: As the log of the operating system has it.
-    process_id: str
+    #: As the log of the operating system has it; empty: this process's, when a message is made.
+    process_id: str = ""
     #: Host name of this machine.
-    host: str
+    host: str = ""
     now: Callable[[], datetime] = _now
 
     # -- A.5.3.1
@@ -248,7 +249,7 @@ class Events:
 
     def _us(self, *roles: Code) -> Participant:
         return Participant(
-            user_id=self.process_id,
+            user_id=self.process_id or str(os.getpid()),
             alternative_user_id=_titles(self.ae_title),
             user_name="dicomtw",
             roles=roles,

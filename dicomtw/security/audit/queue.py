@@ -64,7 +64,8 @@ class Queue:
 
         Raises `OSError`; `BlockingIOError` if another process has the queue.
         """
-        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for path in reversed((self._directory, *self._directory.parents)):
+            path.mkdir(mode=0o700, exist_ok=True)
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         self._lock = os.open(self._directory / ".lock", flags, 0o600)
         try:
@@ -95,7 +96,12 @@ class Queue:
         return cut
 
     def close(self) -> None:
-        """Let others have it. Does not raise."""
+        """Let others have it; of what is taken nothing stays. Does not raise."""
+        if self._segments and not self.size:
+            with contextlib.suppress(OSError):
+                for number in [*self._segments]:
+                    self._close_segment(number)
+                    self._forget_oldest(number)
         for fd in (self._fd, self._lock):
             if fd >= 0:
                 with contextlib.suppress(OSError):
