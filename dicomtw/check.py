@@ -10,8 +10,10 @@ from twisted.internet.testing import MemoryReactor
 from dicomtw.config import Configuration, Server
 from dicomtw.destinations import fault_of, tls_of
 from dicomtw.proxy import server_endpoint
-from dicomtw.security import tls
-from dicomtw.words import describe, no_endpoint, tls_files, warnings_of
+from dicomtw.security.tls import TLSError
+from dicomtw.tls_listening import endpoint as tls_endpoint
+from dicomtw.tls_listening import said_of
+from dicomtw.words import describe, no_endpoint, warnings_of
 
 
 def check(configuration: Configuration) -> list[str]:
@@ -32,13 +34,17 @@ def _faults(server: Server) -> list[str]:
     faults = []
     for text in server.listen:
         try:
-            server_endpoint(MemoryReactor(), text)
+            endpoint = server_endpoint(MemoryReactor(), text)
         except Exception as error:  # an endpoint's parser is a plugin and may raise anything
             faults.append(no_endpoint(text, error))
+        else:
+            for line in said_of(endpoint):
+                print(f"  {line}")
     if server.tls:
         try:
-            tls.server_context(tls_files(server, server.tls_cert, server.tls_key or server.tls_cert))
-        except tls.TLSError as error:
+            for line in said_of(tls_endpoint(MemoryReactor(), server.tls_files, server.port or 0)):
+                print(f"  {line}")
+        except TLSError as error:
             faults.append(str(error))
     place = Path(os.path.abspath(server.store))
     while not place.exists() and place != place.parent:

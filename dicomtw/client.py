@@ -10,7 +10,7 @@ Everything that is awaited here is a Deferred too, for those who write callbacks
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -38,13 +38,17 @@ from dicomtw.feed import Disk
 from dicomtw.protocol import AssociationProtocol, Limits
 from dicomtw.requestor import Proposal, RequestedAssociation
 from dicomtw.scu import SCU
+from dicomtw.security.certificate import sha256_from
 from dicomtw.security.identity import UserIdentity as UserIdentity  # for those who associate
 from dicomtw.security.remote import Remote, parse_peer
-from dicomtw.security.tls import TLSError, TLSFiles, client_context, verification
+from dicomtw.security.renewal import RenewedContext
+from dicomtw.security.tls import Contents, TLSError, TLSFiles, client_context
+from dicomtw.security.verification import pinned, verification
 from dicomtw.services import FALLBACK, ServiceClass, ServiceRegistry
 from dicomtw.settings import ConfigError
 from dicomtw.storing import storage_contexts as storage_contexts  # for those who associate
 from dicomtw.summary import tls_fault, tls_of
+from dicomtw.tls_listening import told
 
 #: A presentation context to propose: a SOP class, with the transfer syntaxes or without for the uncompressed.
 Context = str | tuple[str, Sequence[str]]
@@ -55,7 +59,9 @@ class TLS:
     """TLS to a peer: who certifies it, and our own certificate for those who ask; all files are PEM.
 
     Without `ca` the roots of this machine certify it. `verify` False leaves only encryption, as PMOD has it.
-    One object can be used for any number of associations; its files are read once.
+    `pins` are SHA-256 fingerprints of certificates, in hex: the peer's is to be one of them, whoever has
+    issued it, and for whatever host. One object can be used for any number of associations; its files are
+    read again when they have changed.
     """
 
     ca: Path | None = None
@@ -65,17 +71,38 @@ class TLS:
     #: The name in its certificate, if it is not that of the host we connect to.
     host: str = ""
     profile: str = "8996"
+    pins: Collection[str] = attrs.field(default=(), converter=lambda pins: tuple(map(sha256_from, pins)))
 
-    @functools.cached_property
+    @property
     def context(self) -> SSL.Context:
         """What connections are made of. Made of the files when it is first asked for: that blocks, and raises
-        `security.tls.TLSError`.
+        `security.tls.TLSError`. When they change it is made anew, or if they are no good then, stays.
         """
-        key = self.key or self.cert
-        made = client_context(TLSFiles(cert=self.cert, key=key, ca=self.ca, profile=self.profile))
-        if self.verify and self.ca is None:
+        return self._renewed.current()
+
+    @functools.cached_property
+    def _renewed(self) -> RenewedContext:
+        files = TLSFiles(cert=self.cert, key=self.key, ca=self.ca, profile=self.profile)
+        return RenewedContext(files, self._make, told)
+
+    def _make(self, files: TLSFiles, contents: Contents) -> SSL.Context:
+        made = client_context(files, contents)
+        if self.verify and self.ca is None and not self.pins:
             made.set_default_verify_paths()
         return made
+
+    def connection(self, host: str, failed: Callable[[str], None]) -> SSL.Connection:
+        """A connection to `host`, which `certified_name` has found; `failed` is told what is wrong with its
+        certificate.
+        """
+        connection = SSL.Connection(self.context, None)
+        if host and not isIPAddress(host) and not isIPv6Address(host):
+            connection.set_tlsext_host_name(host.encode("idna"))
+        if self.pins:
+            connection.set_verify(SSL.VERIFY_PEER, pinned(self.pins, failed))
+        elif self.verify:
+            connection.set_verify(SSL.VERIFY_PEER, verification(host, failed))
+        return connection
 
 
 def associate(
@@ -300,18 +327,12 @@ class _ConnectionCreator:
     """Makes a TLS connection to one host, and verifies whose certificate it shows."""
 
     def __init__(self, tls: TLS, host: str) -> None:
-        self._context = tls.context
-        self._verify = tls.verify
+        self._tls = tls
         self._host = host
         self.failed: Callable[[str], None] = lambda _: None
 
     def clientConnectionForTLS(self, tlsProtocol: object) -> SSL.Connection:  # noqa: N802, N803
-        connection = SSL.Connection(self._context, None)
-        if self._host and not isIPAddress(self._host) and not isIPv6Address(self._host):
-            connection.set_tlsext_host_name(self._host.encode("idna"))
-        if self._verify:
-            connection.set_verify(SSL.VERIFY_PEER, verification(self._host, lambda why: self.failed(why)))
-        return connection
+        return self._tls.connection(self._host, lambda why: self.failed(why))
 
 
 def _peer(text: str, reactor: Any) -> Remote | IStreamClientEndpoint:
@@ -329,12 +350,13 @@ def _peer(text: str, reactor: Any) -> Remote | IStreamClientEndpoint:
 def certified_name(tls: TLS, host: str) -> str:
     """Whose the certificate of a peer at `host` is to be; raises `ValueError`."""
     host = (tls.host or host).rstrip(".")
-    if not host and tls.verify:
+    verified = tls.verify and not tls.pins
+    if not host and verified:
         raise ValueError("TLS to an endpoint needs the name of the host, whose certificate is verified")
     try:
         if host:
             host.encode("idna")
-        if tls.verify:
+        if verified:
             verification(host, lambda _: None)
     except ValueError:
         raise ValueError(f"{host!r} is no name that a certificate could be for") from None
@@ -345,7 +367,9 @@ def tls_with(remote: Remote, *, verify: bool = True) -> TLS | None:
     """TLS with a remote as its settings say, None where it wants none."""
     if not remote.tls:
         return None
-    return TLS(ca=remote.tls_ca, cert=remote.tls_cert, key=remote.tls_key, verify=verify)
+    return TLS(
+        ca=remote.tls_ca, cert=remote.tls_cert, key=remote.tls_key, verify=verify, pins=remote.tls_sha256
+    )
 
 
 def _name(peer: Remote | IStreamClientEndpoint) -> str:

@@ -16,8 +16,9 @@ from dicomtw import uids
 from dicomtw.security.addresses import NETWORK, Network
 from dicomtw.security.audit.target import Target
 from dicomtw.security.identity import Demand
+from dicomtw.security.profiles import PROFILES
 from dicomtw.security.remote import Remote
-from dicomtw.security.tls import PROFILES
+from dicomtw.security.tls import VERIFY, TLSFiles
 from dicomtw.settings import (
     ADDRESS,
     AE_TITLE,
@@ -85,8 +86,11 @@ class Server:
     tls_cert: Path | None = setting(PATH, None, "our certificate and its chain, PEM")
     tls_key: Path | None = setting(PATH, None, "our private key, PEM (the file of the certificate)")
     tls_ca: Path | None = setting(PATH, None, "certificates of those who certify our peers, PEM")
+    tls_crl: Path | None = setting(
+        PATH, None, "CRLs of those who certify our peers, PEM: who is revoked is turned away"
+    )
     tls_verify: str | None = setting(
-        kind_of_choice("none", "optional", "required"),
+        kind_of_choice(*VERIFY),
         None,
         "whether peers must have a certificate (required with --tls-ca, else none)",
     )
@@ -220,24 +224,32 @@ class Server:
         for fault in self._contradictions():
             raise ConfigError(fault)
 
+    @property
+    def tls_files(self) -> TLSFiles:
+        """What TLS on the port is made of."""
+        return TLSFiles(
+            cert=self.tls_cert,
+            key=self.tls_key,
+            ca=self.tls_ca,
+            crl=self.tls_crl,
+            verify=self.tls_verify or "",
+            profile=self.tls_profile,
+        )
+
     def _contradictions(self) -> list[str]:
         """What does not go together, in words."""
         only_listen = self.port is None and bool(self.listen)
-        tls_files = (self.tls_cert, self.tls_key, self.tls_ca, self.tls_verify)
         refused = PROFILES[self.tls_profile].refused
         rules = {
             "--accept-any-ae and --known-ae-only contradict each other": self.accept_any_ae
             and self.known_ae_only,
-            "--tls is for --port; in --listen say ssl:": self.tls and only_listen,
+            "--tls is for --port; in --listen say dicomtls:": self.tls and only_listen,
             "--interface is for --port; in --listen say tcp:PORT:interface=ADDRESS": bool(self.interface)
             and only_listen,
-            "--tls-key needs --tls-cert": self.tls_key is not None and self.tls_cert is None,
             "--user-identity=optional and required need --auth": not self.auth
             and self.user_identity in (Demand.OPTIONAL.value, Demand.REQUIRED.value),
-            "--tls-verify needs the certificates to verify against: --tls-ca": self.tls_ca is None
-            and self.tls_verify in ("optional", "required"),
-            "--tls-cert, --tls-key, --tls-ca and --tls-verify need --tls": not self.tls
-            and tls_files != (None, None, None, None),
+            "--tls-cert, --tls-key, --tls-ca, --tls-crl and --tls-verify need --tls": not self.tls
+            and (bool(self.tls_files.paths()) or self.tls_verify is not None),
             f"--tls-profile={self.tls_profile}: {refused}": bool(refused),
             "--audit-key needs --audit-cert": self.audit_key is not None and self.audit_cert is None,
             "--audit-ca, --audit-cert and --audit-key need --audit=tls:HOST": (
@@ -246,7 +258,7 @@ class Server:
             ),
             "--audit-required needs --audit": self.audit_required and self.audit is None,
         }
-        return [fault for fault, applies in rules.items() if applies]
+        return self.tls_files.contradictions() + [fault for fault, applies in rules.items() if applies]
 
 
 @attrs.frozen(kw_only=True)

@@ -37,7 +37,8 @@ def limits_of(server: Server) -> Limits:
 def tls_of(remote: Remote) -> TLS | None:
     """TLS with a remote, None where it wants none.
 
-    Without certificates to verify it with it is encryption alone, as PMOD has it; the start says so.
+    Without certificates or fingerprints to verify it with it is encryption alone, as PMOD has it; the start
+    says so.
     """
     return tls_with(remote, verify=remote.tls_ca is not None)
 

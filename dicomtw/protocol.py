@@ -265,7 +265,7 @@ class AssociationProtocol(Protocol):
 
     def _log_summary(self, reason: Failure) -> None:
         association = self.association
-        ended = association.ended or self.provider.fault or tls_fault(reason)
+        ended = association.ended or self.provider.fault or tls_fault(reason, self.transport)
         log_summary(
             association,
             peer=self._peer_name(),

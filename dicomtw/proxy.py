@@ -5,7 +5,7 @@ logs tracebacks for malformed headers, refuses ``PROXY UNKNOWN`` and headers tha
 from the transport that our protocol can be half closed.
 """
 
-# ruff: noqa: N802, N803, N815 (Twisted's hooks keep Twisted's case)
+# ruff: noqa: N802, N803 (Twisted's hooks keep Twisted's case)
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from zope.interface import implementer
 
 from dicomtw.protocol import DicomProtocol
+from dicomtw.tls_listening import TLSEndpoint
 
 _PREFIX = "haproxy:"
 
@@ -116,12 +117,14 @@ def _address(host: ipaddress.IPv4Address | ipaddress.IPv6Address, port: int) -> 
 
 @implementer(IHalfCloseableProtocol)
 class ProxyProtocol(ProtocolWrapper):
-    """Takes the header off a connection, and is to the protocol behind it a transport with its addresses."""
+    """Takes the header off a connection, and is to the protocol behind it a transport with its addresses.
+
+    That is a `DicomProtocol`, or TLS around one: the header comes before the handshake.
+    """
 
     transport: Any
-    wrappedProtocol: DicomProtocol
 
-    def __init__(self, factory: WrappingFactory[ProxyProtocol], wrappedProtocol: DicomProtocol) -> None:
+    def __init__(self, factory: WrappingFactory[ProxyProtocol], wrappedProtocol: Any) -> None:
         super().__init__(factory, wrappedProtocol)
         #: Whether `getPeer` is that of the peer itself; till then it is that of the front end.
         self.peer_is_known = False
@@ -141,7 +144,7 @@ class ProxyProtocol(ProtocolWrapper):
             header = parse(data)
         except Exception as fault:  # whatever it is, it is the front end's
             # Its one line in the log names the front end, for nobody else is known.
-            self.wrappedProtocol.turn_out(f"not a PROXY header: {fault}")
+            self._association.turn_out(f"not a PROXY header: {fault}")
             return
         if header is not None:
             self._beginning = None
@@ -151,11 +154,24 @@ class ProxyProtocol(ProtocolWrapper):
             if len(data) > header.length:
                 self.wrappedProtocol.dataReceived(data[header.length :])
 
+    @property
+    def _association(self) -> DicomProtocol:
+        protocol = self.wrappedProtocol
+        while not isinstance(protocol, DicomProtocol):
+            protocol = protocol.wrappedProtocol  # type: ignore[attr-defined]
+        return protocol
+
     def readConnectionLost(self) -> None:
-        self.wrappedProtocol.readConnectionLost()
+        if self.wrappedProtocol is self._association:
+            self._association.readConnectionLost()
+        else:
+            self.transport.loseConnection()  # TLS cannot be half closed
 
     def writeConnectionLost(self) -> None:
-        self.wrappedProtocol.writeConnectionLost()
+        if self.wrappedProtocol is self._association:
+            self._association.writeConnectionLost()
+        else:
+            self.transport.loseConnection()
 
     def getPeer(self) -> IAddress:
         return self._header.source or self.transport.getPeer()
@@ -182,11 +198,17 @@ class ProxyEndpoint:
     endpoint: IStreamServerEndpoint
 
     def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
+        if isinstance(self.endpoint, TLSEndpoint):
+            return self.endpoint.listen(protocolFactory, before=ProxyFactory)
         return self.endpoint.listen(ProxyFactory(protocolFactory))  # type: ignore[no-untyped-call]
 
 
 def server_endpoint(reactor: Any, text: str) -> IStreamServerEndpoint:
-    """Twisted's `serverFromString`, but with our own ``haproxy:``; raises whatever a plugin may."""
+    """Twisted's `serverFromString`, but with our own ``haproxy:``; raises whatever a plugin may.
+
+    ``haproxy:dicomtls:`` takes the header in plain before the handshake, as front ends send it that pass TLS
+    on; with ``haproxy:ssl:``, as Twisted has it, the header comes inside.
+    """
     if text.startswith(_PREFIX):
         return ProxyEndpoint(serverFromString(reactor, text.removeprefix(_PREFIX)))
     endpoint: IStreamServerEndpoint = serverFromString(reactor, text)

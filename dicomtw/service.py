@@ -11,19 +11,15 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from OpenSSL import SSL
+import attrs
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
-from twisted.internet.endpoints import SSL4ServerEndpoint, TCP4ServerEndpoint
-from twisted.internet.interfaces import (
-    IListeningPort,
-    IOpenSSLServerConnectionCreator,
-    IStreamServerEndpoint,
-)
+from twisted.internet.endpoints import TCP4ServerEndpoint
+from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.logger import ILogObserver, Logger
 from twisted.python.failure import Failure
-from zope.interface import implementer
 
+from dicomtw import tls_listening
 from dicomtw.acceptor import ApplicationEntity
 from dicomtw.archive import Archive
 from dicomtw.config import Configuration, Server
@@ -34,16 +30,16 @@ from dicomtw.process import Process as Process  # for those who start a service
 from dicomtw.process import StartError
 from dicomtw.protocol import CLOSE_GRACE, DicomFactory
 from dicomtw.proxy import server_endpoint
-from dicomtw.security import access, tls
+from dicomtw.security import access
+from dicomtw.security.renewal import contexts
+from dicomtw.security.self_signed import make_self_signed
+from dicomtw.security.tls import TLSError, TLSFiles
 from dicomtw.services import ServiceClass, ServiceRegistry
 from dicomtw.services.query import Query
 from dicomtw.services.retrieve import Get, Move
 from dicomtw.services.storage import Storage
 from dicomtw.services.verification import Verification
-from dicomtw.words import any_may_associate, describe, no_endpoint, tls_files, warnings_of, why_not
-
-_BACKLOG = 512
-
+from dicomtw.words import any_may_associate, describe, no_endpoint, warnings_of, why_not
 
 #: Makes the service classes of a server, from where it keeps objects and whom it can send them to.
 Services = Callable[[Server, Archive, RemoteDestinations], Iterable[ServiceClass]]
@@ -166,6 +162,8 @@ class DicomService(Service):
                 self.log.info("{line}", line=line)
             for line in warnings_of(server, self._configuration):
                 self.log.warn("{line}", line=line)
+        if self._owner is not None:
+            tls_listening.tell_unreadable()
         self._reactor.callWhenRunning(self._catch_signals)
 
     def _make_store(self, server: Server) -> None:
@@ -202,35 +200,28 @@ class DicomService(Service):
                 raise StartError(no_endpoint(text, error)) from None
         if server.port is not None:
             where = f"port {server.port}" + (f" of {server.interface}" if server.interface else "")
-            arguments = {"port": server.port, "backlog": _BACKLOG, "interface": server.interface}
             if server.tls:
-                creator = _ConnectionCreator(self._tls_context(server))
-                endpoints.append(
-                    (where, SSL4ServerEndpoint(self._reactor, sslContextFactory=creator, **arguments))
-                )
+                files = self._tls_files(server)
+                try:
+                    tls = tls_listening.endpoint(self._reactor, files, server.port, server.interface)
+                except TLSError as error:
+                    raise StartError(str(error)) from None
+                endpoints.append((where, tls))
             else:
-                endpoints.append((where, TCP4ServerEndpoint(self._reactor, **arguments)))
+                tcp = TCP4ServerEndpoint(self._reactor, server.port, tls_listening.BACKLOG, server.interface)
+                endpoints.append((where, tcp))
         return endpoints + others
 
-    def _tls_context(self, server: Server) -> SSL.Context:
+    def _tls_files(self, server: Server) -> TLSFiles:
+        if server.tls_cert is not None:
+            return server.tls_files
         try:
-            if server.tls_cert is None:
-                directory = state_directory(server)
-                self._make_store(server)
-                cert, key = tls.make_self_signed(directory, self._owner)
-            else:
-                cert, key = server.tls_cert, server.tls_key or server.tls_cert
-            context = tls.server_context(tls_files(server, cert, key))
+            directory = state_directory(server)
+            self._make_store(server)
+            cert, key = make_self_signed(directory, self._owner)
         except OSError as error:
             raise StartError(f"cannot make a certificate in {error.filename}: {error.strerror}") from None
-        except tls.TLSError as error:
-            raise StartError(str(error)) from None
-        self.log.info(
-            "TLS certificate {cert}, SHA-256 fingerprint {fingerprint}",
-            cert=str(cert),
-            fingerprint=tls.fingerprint(cert),
-        )
-        return context
+        return attrs.evolve(server.tls_files, cert=cert, key=key)
 
     def _listen(self, description: str, endpoint: IStreamServerEndpoint, factory: DicomFactory) -> None:
         faults: list[str] = []
@@ -256,11 +247,13 @@ class DicomService(Service):
     # -- stop
 
     def _catch_signals(self) -> None:
-        """The first SIGTERM or SIGINT drains, the second ends at once."""
+        """The first SIGTERM or SIGINT drains, the second ends at once; SIGHUP reads certificates again."""
         if self._reactor is not sys.modules.get("twisted.internet.reactor"):
             return  # a test's
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._reactor.callFromThread(self._terminate))
+        if contexts():  # else it ends the process, as it does when the terminal is closed
+            signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(tls_listening.read_again))
 
     def _terminate(self) -> None:
         if self._stopping:
@@ -307,17 +300,6 @@ def _raise_descriptor_limit() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-@implementer(IOpenSSLServerConnectionCreator)
-class _ConnectionCreator:
-    """Makes the TLS connections of one listener, all of one context."""
-
-    def __init__(self, context: SSL.Context) -> None:
-        self._context = context
-
-    def serverConnectionForTLS(self, tlsProtocol: object) -> SSL.Connection:
-        return SSL.Connection(self._context, None)
 
 
 def state_directory(server: Server) -> Path:

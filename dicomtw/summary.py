@@ -11,6 +11,7 @@ from twisted.python.failure import Failure
 from dicomtw import uids
 from dicomtw.association import Association
 from dicomtw.security.certificate import PeerCertificate, peer_certificate_of
+from dicomtw.security.verification import verification_fault
 
 _log = Logger(namespace="dicomtw.association")
 
@@ -31,6 +32,14 @@ _TLS_FAULTS = {
     "unsupported protocol": "no TLS version in common",
     "no shared cipher": "no cipher suite in common",
     "peer did not return a certificate": "the peer has no certificate and one is required",
+    "alert unknown ca": "the peer does not know who certifies us",
+    "alert certificate expired": "the peer holds our certificate, or an issuer's, for expired",
+    "alert certificate revoked": "the peer holds our certificate for revoked",
+    "alert bad certificate": "the peer does not accept our certificate",
+    "alert certificate unknown": "the peer does not accept our certificate",
+    "alert certificate required": "the peer wants a certificate of ours",
+    "alert protocol version": "no TLS version in common",
+    "alert handshake failure": "the peer has no cipher suite, or no key, in common with us",
 }
 
 
@@ -158,11 +167,13 @@ def _certificate(connection: SSL.Connection) -> PeerCertificate | None:
     return None if certificate is None else peer_certificate_of(certificate)
 
 
-def tls_fault(reason: Failure) -> str:
+def tls_fault(reason: Failure, transport: Any = None) -> str:
     """Why a TLS connection failed, in words; empty if that is not what `reason` is about."""
     error = reason.value
     if not isinstance(error, SSL.Error):
         return ""
     said = "; ".join(str(entry[-1]) for entry in (error.args[0] if error.args else ()) if entry)
-    hint = next((meaning for phrase, meaning in _TLS_FAULTS.items() if phrase in said), "")
+    connection = _tls_connection(transport)
+    hint = "" if connection is None else verification_fault(connection)
+    hint = hint or next((meaning for phrase, meaning in _TLS_FAULTS.items() if phrase in said), "")
     return f"TLS failed: {said or 'closed in the handshake'}" + (f" ({hint})" if hint else "")

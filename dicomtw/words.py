@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
-from pathlib import Path
 
 from twisted.internet.error import CannotListenError
 
 from dicomtw.config import Configuration, Server
-from dicomtw.security import tls
 from dicomtw.security.remote import OPERATIONS
 from dicomtw.storage.directory import Durability
 
@@ -27,15 +25,9 @@ def any_may_associate(server: Server, configuration: Configuration) -> bool:
     return server.accept_any_ae or accepts_any_by_default(server, configuration)
 
 
-def tls_files(server: Server, cert: Path | None, key: Path | None) -> tls.TLSFiles:
-    """What TLS on a server's port is made of."""
-    verify = server.tls_verify or ("none" if server.tls_ca is None else "required")
-    return tls.TLSFiles(cert=cert, key=key, ca=server.tls_ca, verify=verify, profile=server.tls_profile)
-
-
 def describe(server: Server, configuration: Configuration) -> list[str]:
     """What a server will do, in words."""
-    places = [] if server.port is None else [f"{'ssl' if server.tls else 'tcp'}:{server.port}"]
+    places = [] if server.port is None else [f"{'dicomtls' if server.tls else 'tcp'}:{server.port}"]
     places += server.listen
     any_ae = any_may_associate(server, configuration)
     lines = [
@@ -45,10 +37,6 @@ def describe(server: Server, configuration: Configuration) -> list[str]:
         "query and retrieve are for "
         + ("anybody" if server.allow_retrieve == "any" else "configured remotes only"),
     ]
-    if server.tls:
-        profile = tls.PROFILES[server.tls_profile]
-        verify = tls_files(server, None, None).verify
-        lines.append(f"TLS profile {profile.title} (PS3.15 {profile.section}), client certificates: {verify}")
     if server.no_implementation_version_name:
         lines.append("the implementation version name is not sent")
     if server.enforce_default_transfer_syntax:
@@ -84,10 +72,8 @@ def warnings_of(server: Server, configuration: Configuration) -> list[str]:
         for remote in configuration.remotes
         if remote.tls and remote.tls_ca is None
     ]
-    if server.tls and tls.PROFILES[server.tls_profile].warning:
-        found.append(f"tls-profile {server.tls_profile}: {tls.PROFILES[server.tls_profile].warning}")
-    if any(text.startswith("ssl:") for text in server.listen):
-        found.append("ssl: endpoints have the TLS settings of Twisted, not --tls-profile")
+    if any(text.removeprefix("haproxy:").startswith("ssl:") for text in server.listen):
+        found.append("ssl: endpoints have the TLS settings of Twisted; dicomtls: has the profiles of PS3.15")
     return found
 
 
@@ -112,7 +98,7 @@ def why_not(description: str, error: BaseException | None) -> str:
     """Why an endpoint cannot be listened on, and what to do."""
     cause = error.socketError if isinstance(error, CannotListenError) else error
     number = getattr(cause, "errno", None)
-    is_ip = description.removeprefix("haproxy:").startswith(("port ", "tcp:", "tcp6:", "ssl:"))
+    is_ip = description.removeprefix("haproxy:").startswith(("port ", "tcp:", "tcp6:", "ssl:", "dicomtls:"))
     if number == errno.EACCES and is_ip:
         return (
             f"cannot listen on {description}: permission denied. Use a port above 1024, or start as root "

@@ -74,7 +74,7 @@ class PmodTomlTests(SynchronousTestCase):
 
     def _uncommented(self) -> str:
         """The file with its commented keys and tables taken as meant."""
-        return re.sub(r"^#(?=\[|[a-z-]+ = )", "", self.path.read_text("utf-8"), flags=re.MULTILINE)
+        return re.sub(r"^#(?=\[|[a-z0-9-]+ = )", "", self.path.read_text("utf-8"), flags=re.MULTILINE)
 
     def test_is_the_default(self) -> None:
         """As it is, it means what the command line of PMOD's server means."""

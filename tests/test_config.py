@@ -30,6 +30,7 @@ tls = true
 tls-cert = "cert.pem"
 tls-key = "key.pem"
 tls-ca = "ca.pem"
+tls-crl = "crl.pem"
 tls-verify = "optional"
 tls-profile = "8996-mod"
 store = "/srv/dicom"
@@ -89,6 +90,7 @@ SERVER = Server(
     tls_cert="cert.pem",
     tls_key="key.pem",
     tls_ca="ca.pem",
+    tls_crl="crl.pem",
     tls_verify="optional",
     tls_profile="8996-mod",
     store="/srv/dicom",
@@ -175,6 +177,7 @@ class ValueTests(ConfigTestCase):
                 "tls_cert": None,
                 "tls_key": None,
                 "tls_ca": None,
+                "tls_crl": None,
                 "tls_verify": None,
                 "tls_profile": "8996",
                 "store": Path("dicom-store"),
@@ -240,6 +243,7 @@ class ValueTests(ConfigTestCase):
             tls-ca = "ca.pem"
             tls-cert = "cert.pem"
             tls-key = "key.pem"
+            tls-sha256 = ["AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB"]
             operations = ["echo", "move"]
             retries = 3
             retry-delay = 0.5
@@ -253,6 +257,7 @@ class ValueTests(ConfigTestCase):
             tls_ca="ca.pem",
             tls_cert="cert.pem",
             tls_key="key.pem",
+            tls_sha256=["abababababababababababababababababababababababababababababababab"],
             operations=("echo", "move"),
             retries=3,
             retry_delay=0.5,
@@ -267,6 +272,9 @@ class ValueTests(ConfigTestCase):
             "find, get, move, not ['store', 'query']",
             "tls-ca = 'ca.pem'": "tls-ca, tls-cert and tls-key need tls",
             "tls = true\ntls-key = 'key.pem'": "tls-key needs tls-cert",
+            f"tls-sha256 = ['{'0' * 64}']": "tls-sha256 needs tls",
+            "tls = true\ntls-sha256 = ['abc']": "tls-sha256 takes a list of values, each a SHA-256 fingerprint: "
+            "64 hex digits, with or without colons, not ['abc']",
             "retries = -1": "retries takes a whole number of times from 0 to 100, not -1",
         }
         for text, fault in cases.items():
@@ -509,7 +517,7 @@ class FaultTests(ConfigTestCase):
         """What does not go together is said in words that name the settings."""
         cases = {
             "accept-any-ae = true\nknown-ae-only = true": "--accept-any-ae and --known-ae-only contradict",
-            "tls = true\nlisten = ['tcp:1']": "--tls is for --port; in --listen say ssl:",
+            "tls = true\nlisten = ['tcp:1']": "--tls is for --port; in --listen say dicomtls:",
             "interface = '::'\nlisten = ['tcp:1']": "--interface is for --port; in --listen say tcp:",
             "tls = true\ntls-key = 'k'": "--tls-key needs --tls-cert",
             "audit = 'tls:a'\naudit-key = 'k'": "--audit-key needs --audit-cert",
@@ -520,6 +528,9 @@ class FaultTests(ConfigTestCase):
             "[[server]]\naet = 'B'\nport = 2\nstate-dir = 's'\naudit = 'udp:b'": "A and B share the state",
             "tls = true\ntls-verify = 'required'": "--tls-verify needs the certificates",
             "tls = true\ntls-verify = 'optional'": "--tls-verify needs the certificates",
+            "tls = true\ntls-crl = 'c'": "--tls-crl needs the certificates",
+            "tls = true\ntls-ca = 'c'\ntls-crl = 'c'\ntls-verify = 'none'": "--tls-crl is of no use",
+            "tls-crl = 'c'": "need --tls",
             "tls-cert = 'c'": "need --tls",
             "tls-ca = 'c'": "need --tls",
             "tls-verify = 'none'": "need --tls",

@@ -110,7 +110,7 @@ class TLSTests(DestinationTestCase):
             ({"tls": True, "tls_ca": self.ca, "host": ""}, ""),
             ({"tls": True, "tls_ca": "absent", "host": ""}, "tls-ca absent: No such file or directory"),
             ({"tls": True, "tls_cert": "absent"}, "tls-cert absent: No such file or directory"),
-            ({"tls": True, "tls_cert": cert}, f"tls-key {cert} holds no usable private key"),
+            ({"tls": True, "tls_cert": cert}, f"tls-cert {cert} holds no usable private key"),
             (
                 {"tls": True, "tls_ca": self.ca, "host": "a b"},
                 "'a b' is no name that a certificate could be for",
@@ -131,9 +131,9 @@ class TLSTests(DestinationTestCase):
         contexts = []
         real = client.client_context
 
-        def made_of(files: Any) -> Any:
+        def made_of(files: Any, contents: Any) -> Any:
             contexts.append(files)
-            return real(files)
+            return real(files, contents)
 
         self.patch(client, "client_context", made_of)
         made = self.made(self.remote(tls=True, tls_ca=self.ca), self.remote(aet="PLAIN"))

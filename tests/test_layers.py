@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 import dicomtw
 
 PACKAGE = Path(dicomtw.__file__).parent
-PLUGIN = PACKAGE.parent / "twisted" / "plugins" / "dicomtw_plugin.py"
+PLUGINS = PACKAGE.parent / "twisted" / "plugins"
 
 #: Who may import what of the package. A name stands for a module, or for a package and all that is in it;
 #: "services/__init__" is that module alone.
@@ -71,10 +71,11 @@ ARROW: dict[str, tuple[str, ...]] = {
         "operations",
         "association",
     ),
-    "summary": (*GROUND, "association", "security.certificate"),
+    "summary": (*GROUND, "association", "security.certificate", "security.verification"),
     "limits": (),
     "protocol": (*GROUND, "ul", "association", "acceptor", "limits", "security", "summary"),
-    "proxy": ("protocol",),
+    "tls_listening": ("security",),
+    "proxy": ("protocol", "tls_listening"),
     "jsonlog": (),
     "requestor": (*GROUND, "ul", "dimse", "services/__init__", "feed", "association"),
     "answers": (*GROUND, "dimse", "services/__init__", "requests", "transcode"),
@@ -97,11 +98,10 @@ ARROW: dict[str, tuple[str, ...]] = {
         *GROUND,
         "feed",
         "settings",
-        "security.identity",
-        "security.remote",
-        "security.tls",
+        "security",
         "services",
         "summary",
+        "tls_listening",
         "protocol",
         "requestor",
         "scu",
@@ -161,13 +161,14 @@ ARROW: dict[str, tuple[str, ...]] = {
         "acceptor",
         "protocol",
         "proxy",
+        "tls_listening",
         "config",
         "names",
         "words",
     ),
     "names": (),
     "words": ("storage", "security", "config"),
-    "check": ("security", "config", "destinations", "words", "proxy"),
+    "check": ("security", "config", "destinations", "words", "proxy", "tls_listening"),
     "tap": ("settings", "config", "configure", "security.remote", "check", "jsonlog", "service"),
     "command/__init__": ("command",),
     "command.arguments": ("__init__", "ae_title", "command.exits"),
@@ -304,9 +305,30 @@ class LayerTests(SynchronousTestCase):
         self.assertEqual(faults, [])
 
     def test_plugin(self) -> None:
-        """The plugin file, which every twistd of the machine imports, imports ServiceMaker alone."""
-        self.assertEqual([name for _, name in imports(PLUGIN)], ["twisted.application.service.ServiceMaker"])
-        self.assertFalse((PLUGIN.parent / "__init__.py").exists(), "it would hide Twisted's own plugins")
+        """The plugin files, which every twistd of the machine imports, import next to nothing, and of ours
+        nothing before it is asked for.
+        """
+        expected = {
+            "dicomtw_plugin.py": ["twisted.application.service.ServiceMaker"],
+            "dicomtw_endpoints.py": [
+                "__future__.annotations",
+                "typing.Any",
+                "twisted.internet.interfaces.IStreamServerEndpoint",
+                "twisted.internet.interfaces.IStreamServerEndpointStringParser",
+                "twisted.plugin.IPlugin",
+                "zope.interface.implementer",
+                "dicomtw.tls_listening.parse",
+            ],
+        }
+        found = {path.name: [name for _, name in imports(path)] for path in PLUGINS.glob("*.py")}
+        self.assertEqual(found, expected)
+        script = (
+            "import runpy, sys\n"
+            f"for path in {[str(PLUGINS / name) for name in expected]!r}: runpy.run_path(path)\n"
+            "print([name for name in sys.modules if name.startswith(('dicomtw', 'OpenSSL', 'cryptography'))])"
+        )
+        self.assertEqual(run(script), "[]\n")
+        self.assertFalse((PLUGINS / "__init__.py").exists(), "it would hide Twisted's own plugins")
 
 
 def _relative(path: Path) -> list[tuple[int, str]]:

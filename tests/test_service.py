@@ -23,7 +23,8 @@ from twisted.application.service import Application
 from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.testing import MemoryReactorClock
-from twisted.logger import ILogObserver, LogLevel, capturedLogs
+from twisted.logger import ILogObserver, LogLevel, capturedLogs, formatEvent
+from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 from twisted.trial.unittest import SynchronousTestCase
@@ -32,7 +33,7 @@ from dicomtw import archive, names, service, uids
 from dicomtw.check import check
 from dicomtw.config import Configuration, Server
 from dicomtw.security.remote import Remote
-from dicomtw.security.tls import PROFILES
+from dicomtw.security.profiles import PROFILES
 from dicomtw.service import (
     DicomService,
     Process,
@@ -257,23 +258,22 @@ class ListenTests(ServiceTestCase):
 class TLSTests(ServiceTestCase):
     def connection(self) -> SSL.Context:
         """What the port makes of a connection, as a context to shake hands with."""
-        ((_, _, creator, *_),) = self.reactor.sslServers
-        connection = creator.serverConnectionForTLS(None)
+        ((_, factory, *_),) = self.reactor.tcpServers
+        self.assertIsInstance(factory, TLSMemoryBIOFactory)
+        connection = factory._creatorCallable(None)
         self.assertIsInstance(connection, SSL.Connection)
         context = connection.get_context()
-        self.assertIs(creator.serverConnectionForTLS(None).get_context(), context)
+        self.assertIs(factory._creatorCallable(None).get_context(), context)
         return context
 
     def test_own_certificate(self) -> None:
         """Without a certificate one is made in the state directory, and its fingerprint told."""
         with capturedLogs() as events:
             self.started(self.server(tls=True, port=2762))
-        self.assertEqual(self.reactor.tcpServers, [])
-        self.assertEqual(self.reactor.sslServers[0][0], 2762)
+        self.assertEqual(self.reactor.tcpServers[0][0], 2762)
         cert = self.store / ".state" / "tls" / "cert.pem"
-        ((path, printed),) = [(one["cert"], one["fingerprint"]) for one in events if "fingerprint" in one]
-        self.assertEqual(path, str(cert))
-        self.assertRegex(printed, "^([0-9A-F]{2}:){31}[0-9A-F]{2}$")
+        (told,) = [line for event in events if "fingerprint" in (line := formatEvent(event))]
+        self.assertRegex(told, f"^TLS certificate {cert}, SHA-256 fingerprint ([0-9A-F]{{2}}:){{31}}[0-9A-F]{{2}}$")
         self.assertEqual(stat.S_IMODE(cert.stat().st_mode), 0o600)
         self.assertEqual(handshake(self.connection(), client()).get_protocol_version_name(), "TLSv1.3")
 
@@ -288,7 +288,7 @@ class TLSTests(ServiceTestCase):
             self.started(self.server(tls=True, **settings))
             handshake(self.connection(), client())
             self.assertFalse((self.store / ".state").exists())
-            self.reactor.sslServers.clear()
+            self.reactor.tcpServers.clear()
 
     def test_verification(self) -> None:
         """With authorities given peers must have a certificate, unless told otherwise."""
@@ -303,7 +303,28 @@ class TLSTests(ServiceTestCase):
                 handshake(context, client())
             else:
                 self.assertRaises(SSL.Error, handshake, context, client())
-            self.reactor.sslServers.clear()
+            self.reactor.tcpServers.clear()
+
+    def test_told(self) -> None:
+        """Which profile, what of peers' certificates, and what of the profile cannot be had, is told."""
+        ca = self.here / "ca.pem"
+        ca.write_bytes(identity("CA").cert_pem)
+        for settings, words in (
+            ({}, "TLS profile BCP 195 RFC 8996, 9325 (PS3.15 B.12), client certificates: none"),
+            *(
+                ({"tls_profile": name}, f"(PS3.15 {profile.section})")
+                for name, profile in PROFILES.items()
+                if not profile.refused
+            ),
+            ({"tls_ca": str(ca)}, "client certificates: required"),
+            ({"tls_profile": "bcp195"}, "TLS profile bcp195: the standard has retired this profile"),
+            ({"tls_profile": "8996-mod"}, "TLS_AES_128_CCM_8_SHA256 for too weak to be offered"),
+        ):
+            with capturedLogs() as events:
+                self.started(self.server(tls=True, **settings))
+            told = [formatEvent(event) for event in events]
+            self.assertTrue(any(words in line for line in told), (words, told))
+            self.reactor.tcpServers.clear()
 
     def test_state_directory(self) -> None:
         """The state directory is the option's, or systemd's, or one in the store."""
@@ -796,18 +817,12 @@ class WordsTests(ServiceTestCase):
         """Every setting that changes what a peer meets is told in words."""
         for settings, remotes, words in (
             ({"port": 104, "aet": "PMOD"}, (), "AE title PMOD on tcp:104"),
-            ({"port": 104, "tls": True, "listen": ["tcp:1"]}, (), "on ssl:104, tcp:1"),
+            ({"port": 104, "tls": True, "listen": ["tcp:1"]}, (), "on dicomtls:104, tcp:1"),
             ({}, (), f"objects go to {self.here}/store, durability strict, on duplicate replace"),
             ({}, (), "associations are accepted from any AE title"),
             ({}, (ANY,), "associations are accepted from configured remotes only"),
             ({"known_ae_only": True}, (), "associations are accepted from configured remotes only"),
             ({"accept_any_ae": True}, (ANY,), "associations are accepted from any AE title"),
-            (
-                {"tls": True},
-                (),
-                "TLS profile BCP 195 RFC 8996, 9325 (PS3.15 B.12), client certificates: none",
-            ),
-            ({"tls": True, "tls_ca": "ca.pem"}, (), "client certificates: required"),
             ({"no_implementation_version_name": True}, (), "the implementation version name is not sent"),
             ({"enforce_default_transfer_syntax": True}, (), "Implicit VR Little Endian is enforced"),
             ({}, (ANY,), "remote CT1 at 192.0.2.1:104"),
@@ -823,7 +838,7 @@ class WordsTests(ServiceTestCase):
         anyone = "no remote is configured: C-ECHO and C-STORE are accepted from anyone"
         nobody = "only known AEs are accepted and none is configured: nobody is accepted"
         relaxed = "durability is relaxed: a power cut may take objects that were acknowledged"
-        retired = "tls-profile bcp195: the standard has retired this profile"
+        foreign = "ssl: endpoints have the TLS settings of Twisted; dicomtls: has the profiles of PS3.15"
         impersonated = "without check-host whoever calls himself {} may query or retrieve what is stored"
         anybody = "anybody may query and retrieve what is stored"
         loose = Remote(aet="CT2", host="192.0.2.2", operations=["echo", "move"])
@@ -839,7 +854,9 @@ class WordsTests(ServiceTestCase):
             ({"allow_retrieve": "any"}, (ANY,), [impersonated.format("CT1")]),
             ({"allow_retrieve": "any", "accept_any_ae": True}, (ANY,), [anybody]),
             ({"durability": "relaxed"}, (CHECKED,), [relaxed]),
-            ({"tls": True, "tls_profile": "bcp195"}, (CHECKED,), [retired]),
+            ({"listen": ["ssl:104"]}, (CHECKED,), [foreign]),
+            ({"listen": ["haproxy:ssl:104"]}, (CHECKED,), [foreign]),
+            ({"listen": ["dicomtls:104"]}, (CHECKED,), []),
             ({"tls": True}, (CHECKED,), []),
         ):
             server = self.server(**settings)
@@ -847,11 +864,3 @@ class WordsTests(ServiceTestCase):
             self.assertEqual(len(found), len(expected), (settings, found))
             for line, words in zip(found, expected, strict=True):
                 self.assertTrue(line.startswith(words), line)
-
-    def test_profiles(self) -> None:
-        """Every profile that can be had is told with its section."""
-        for name, profile in PROFILES.items():
-            if not profile.refused:
-                server = self.server(tls=True, tls_profile=name)
-                lines = describe(server, Configuration(servers=(server,)))
-                self.assertTrue(any(f"(PS3.15 {profile.section})" in line for line in lines), name)

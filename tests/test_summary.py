@@ -286,7 +286,7 @@ class TLSTests(TLSTestCase):
         for error, words in (
             (
                 SSL.Error([("SSL routines", "", "tlsv1 alert unknown ca")]),
-                "TLS failed: tlsv1 alert unknown ca",
+                "TLS failed: tlsv1 alert unknown ca (the peer does not know who certifies us)",
             ),
             (SSL.Error([("a", "b", "one"), ("a", "b", "two")]), "TLS failed: one; two"),
             (SSL.Error([]), "TLS failed: closed in the handshake"),

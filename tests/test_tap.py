@@ -40,6 +40,7 @@ EVERY_OPTION = [
     "--tls-cert=cert.pem",
     "--tls-key=key.pem",
     "--tls-ca=ca.pem",
+    "--tls-crl=crl.pem",
     "--tls-verify=optional",
     "--tls-profile=8996-mod",
     "--store=/srv/dicom",
@@ -147,6 +148,7 @@ class OptionTests(CommandLineTestCase):
             needs = {
                 "interface": ["--port=1"],
                 "tls-key": ["--tls-cert=c"],
+                "tls-crl": ["--tls-ca=c"],
                 "tls-verify": ["--tls-ca=c"],
                 "user-identity": ["--auth=unix"],
             }
@@ -222,7 +224,7 @@ class FaultTests(CommandLineTestCase):
             (["--tls", "--tls-verify=maybe"], "--tls-verify takes one of none, optional, required"),
             (["--tls", "--tls-profile=b12"], "--tls-profile takes one of 8996"),
             (["--tls", "--tls-profile=basic"], "--tls-profile=basic: the Basic TLS profile (PS3.15 B.1)"),
-            (["--tls-cert=c"], "--tls-cert, --tls-key, --tls-ca and --tls-verify need --tls"),
+            (["--tls-cert=c"], "--tls-cert, --tls-key, --tls-ca, --tls-crl and --tls-verify need --tls"),
             (["--max-pdu=4095"], "--max-pdu takes a number of bytes from 4096"),
             (["--max-pdu=many"], "--max-pdu takes a number of bytes from 4096"),
             (["--max-associations=0"], "--max-associations takes a whole number"),
@@ -270,7 +272,7 @@ class FaultTests(CommandLineTestCase):
             if setting.metadata["kind"] is FLAG or name == "interface":
                 continue  # an empty interface is the default: all of them
             words = [f"--{name}="]
-            if name in ("tls-cert", "tls-key", "tls-ca", "tls-verify"):
+            if name in ("tls-cert", "tls-key", "tls-ca", "tls-crl", "tls-verify"):
                 words.append("--tls")
             code, lines = self._exits_or_not(*words)
             self.assertEqual((code, len(lines)), (1, 1), words)
@@ -305,7 +307,7 @@ class CheckTests(CommandLineTestCase):
         said = self.out.getvalue()
         for words in (
             "server 1:\n",
-            "AE title DICOMTW on ssl:4030",
+            "AE title DICOMTW on dicomtls:4030",
             f"objects go to {self.store}, durability strict, on duplicate replace",
             "associations are accepted from configured remotes only",
             "TLS profile BCP 195 RFC 8996, 9325 (PS3.15 B.12), client certificates: none",

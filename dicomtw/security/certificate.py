@@ -40,6 +40,18 @@ def sha256_of(certificate: x509.Certificate) -> str:
     return certificate.fingerprint(hashes.SHA256()).hex()
 
 
+def sha256_from(text: str) -> str:
+    """A fingerprint as people write it, in hex with or without colons, the way `sha256_of` gives it.
+
+    Raises ValueError for what is none.
+    """
+    parts = text.split(":")
+    joined = "".join(parts).lower()
+    if len(parts) not in (1, 32) or len(joined) != 64 or not set(joined) <= set("0123456789abcdef"):
+        raise ValueError(f"{text!r} is no SHA-256 fingerprint: 64 hex digits, with or without colons")
+    return joined
+
+
 def _written(name: x509.GeneralName) -> str:
     if isinstance(name, x509.DNSName):
         return f"DNS:{name.value}"

@@ -11,6 +11,7 @@ import attrs
 from dicomtw import uids
 from dicomtw.security.addresses import NETWORK, Network
 from dicomtw.security.bindings import CERTIFICATE, Binding
+from dicomtw.security.certificate import sha256_from
 from dicomtw.settings import (
     AE_TITLE,
     FLAG,
@@ -41,6 +42,10 @@ def _check_sop_class(value: Any) -> str:
     return found
 
 
+FINGERPRINT = Kind(
+    "a SHA-256 fingerprint: 64 hex digits, with or without colons",
+    lambda value: sha256_from(check_text(value)),
+)
 SOP_CLASS = Kind("a SOP class, by its UID, its name or its keyword, such as CTImageStorage", _check_sop_class)
 
 
@@ -109,6 +114,12 @@ class Remote:
     )
     tls_cert: Path | None = setting(PATH, None, "our certificate for connections to it, PEM")
     tls_key: Path | None = setting(PATH, None, "the private key of that certificate, PEM (its file)")
+    tls_sha256: tuple[str, ...] = setting(
+        FINGERPRINT,
+        (),
+        "its certificate is one with this SHA-256 fingerprint, whoever has issued it",
+        many=True,
+    )
     retries: int = setting(
         kind_of_number(0, 100, "times"), 0, "how often to try again if it cannot be reached or is busy"
     )
@@ -119,6 +130,8 @@ class Remote:
             raise ConfigError("check-host needs the host")
         if (self.tls_ca, self.tls_cert, self.tls_key) != (None, None, None) and not self.tls:
             raise ConfigError("tls-ca, tls-cert and tls-key need tls")
+        if self.tls_sha256 and not self.tls:
+            raise ConfigError("tls-sha256 needs tls")
         if self.tls_key is not None and self.tls_cert is None:
             raise ConfigError("tls-key needs tls-cert")
 

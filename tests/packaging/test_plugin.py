@@ -74,7 +74,8 @@ class WheelTests(SynchronousTestCase):
             "dicomtw/encoding/dictionary.txt",
             "dicomtw/security/ffdhe3072.pem",
         }
-        self.assertEqual(code, expected | data | {"twisted/plugins/dicomtw_plugin.py"})
+        plugins = {f"twisted/plugins/dicomtw_{name}.py" for name in ("plugin", "endpoints")}
+        self.assertEqual(code, expected | data | plugins)
         self.assertTrue(any(name.startswith(info) and name.endswith("LICENSE") for name in names))
         self.assertEqual(HeaderParser().parsestr(metadata)["Version"], dicomtw.__version__)
 
@@ -97,6 +98,7 @@ class SdistTests(SynchronousTestCase):
             "dicomtw/py.typed",
             "tests/packaging/test_plugin.py",
             "twisted/plugins/dicomtw_plugin.py",
+            "twisted/plugins/dicomtw_endpoints.py",
         ):
             self.assertIn(name, names)
         left = {name for name in names if name.endswith((".pyc", "dropin.cache")) or "__pycache__" in name}

@@ -5,191 +5,31 @@ Handshakes are made in memory, between two connections of OpenSSL's.
 
 from __future__ import annotations
 
-import contextlib
-import datetime
-import errno
-import functools
-import hashlib
-import ipaddress
-import os
-import ssl
-import stat
 from pathlib import Path
 
 import attrs
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-from OpenSSL import SSL, crypto
-from twisted.trial.unittest import SynchronousTestCase
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, rsa
+from cryptography.x509.oid import ExtendedKeyUsageOID
+from OpenSSL import SSL
 
 from dicomtw.security import tls
+from dicomtw.security.profiles import PROFILES, SUITES
 from dicomtw.security.tls import (
-    PROFILES,
     TLSError,
     TLSFiles,
     client_context,
-    fingerprint,
-    make_self_signed,
+    not_honoured,
+    offered,
     server_context,
-    verification,
 )
-
-PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
-
-
-@attrs.frozen
-class Identity:
-    """A certificate and its key."""
-
-    certificate: x509.Certificate
-    key: PrivateKey
-
-    @property
-    def cert_pem(self) -> bytes:
-        return self.certificate.public_bytes(serialization.Encoding.PEM)
-
-    @property
-    def key_pem(self) -> bytes:
-        return self.key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-
-
-@functools.cache
-def key_of(name: str) -> PrivateKey:
-    """A key made once per name: RSA for names that begin so, which takes long."""
-    if name.startswith("RSA"):
-        return rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    return ec.generate_private_key(ec.SECP256R1())
-
-
-@functools.cache
-def identity(
-    name: str,
-    issuer: str = "",
-    *,
-    hosts: tuple[str, ...] = (),
-    days: tuple[int, int] = (-1, 1),
-    is_authority: bool | None = None,
-    usage: x509.ObjectIdentifier | None = None,
-) -> Identity:
-    """A certificate for `name`, by `issuer` or itself, valid from and to so many days from now; for hosts."""
-    by = issuer or name
-    key = key_of(name)
-    now = datetime.datetime.now(datetime.UTC)
-    first, last = (now + datetime.timedelta(days=number) for number in days)
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
-        .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, by)]))
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(first)
-        .not_valid_after(last)
-        .add_extension(
-            x509.BasicConstraints(ca=not issuer if is_authority is None else is_authority, path_length=None),
-            critical=True,
-        )
-    )
-    if hosts:
-        names = [_general_name(host) for host in hosts]
-        builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
-    if usage is not None:
-        builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
-    return Identity(builder.sign(key_of(by), hashes.SHA256()), key)
-
-
-def _general_name(host: str) -> x509.GeneralName:
-    try:
-        return x509.IPAddress(ipaddress.ip_address(host))
-    except ValueError:
-        return x509.DNSName(host)
-
-
-def client(
-    own: Identity | None = None,
-    ciphers: str = "",
-    maximum_version: int = 0,
-    tls13_ciphers: str = "",
-) -> SSL.Context:
-    """A client that believes everybody."""
-    context = SSL.Context(SSL.TLS_CLIENT_METHOD)
-    if own is not None:
-        context.use_certificate(own.certificate)
-        context.use_privatekey(own.key)
-    context.set_cipher_list((ciphers or "ALL:@SECLEVEL=0").encode())
-    if tls13_ciphers:
-        context.set_tls13_ciphersuites(tls13_ciphers.encode())
-    if maximum_version:
-        context.set_min_proto_version(SSL.TLS1_VERSION)
-        context.set_max_proto_version(maximum_version)
-    return context
-
-
-def handshake(server: SSL.Context, peer: SSL.Context | SSL.Connection) -> SSL.Connection:
-    """The server's end of a connection after the handshake; raises `SSL.Error` if either end fails."""
-    client_end = peer if isinstance(peer, SSL.Connection) else SSL.Connection(peer, None)
-    ends = SSL.Connection(server, None), client_end
-    ends[0].set_accept_state()
-    ends[1].set_connect_state()
-    for _ in range(10):
-        for end, other in (ends, ends[::-1]):
-            try:
-                end.do_handshake()
-            except SSL.WantReadError:
-                pass
-            finally:
-                try:
-                    other.bio_write(end.bio_read(1 << 16))
-                except SSL.WantReadError:
-                    pass
-    ends[0].do_handshake()
-    return ends[0]
-
-
-def agreed_without_groups(server: SSL.Context, suite: str) -> str:
-    """The cipher suite agreed on in TLS 1.2 with a peer that offers `suite`, and no group but P-256."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    context.maximum_version = ssl.TLSVersion.TLSv1_2
-    context.set_ciphers(suite)
-    context.set_ecdh_curve("prime256v1")
-    received, sent = ssl.MemoryBIO(), ssl.MemoryBIO()
-    peer = context.wrap_bio(received, sent)
-    connection = SSL.Connection(server, None)
-    connection.set_accept_state()
-    for _ in range(3):
-        with contextlib.suppress(ssl.SSLWantReadError):
-            peer.do_handshake()
-        if sent.pending:
-            connection.bio_write(sent.read())
-        with contextlib.suppress(SSL.WantReadError):
-            connection.do_handshake()
-        with contextlib.suppress(SSL.WantReadError):
-            received.write(connection.bio_read(1 << 16))
-    return connection.get_cipher_name() or ""
-
-
-class TLSTestCase(SynchronousTestCase):
-    def setUp(self) -> None:
-        self.directory = Path(self.mktemp())
-        self.directory.mkdir()
-
-    def file(self, name: str, content: bytes) -> Path:
-        path = self.directory / name
-        path.write_bytes(content)
-        return path
-
-    def files(self, own: Identity | None = None, profile: str = "8996", **other: Path | str) -> TLSFiles:
-        """The files of a server, written."""
-        own = identity("RSA server") if own is None else own
-        cert = self.file("cert.pem", own.cert_pem)
-        return TLSFiles(cert=cert, key=self.file("key.pem", own.key_pem), profile=profile, **other)
-
-    def context(self, own: Identity | None = None, profile: str = "8996", **other: Path | str) -> SSL.Context:
-        return server_context(self.files(own, profile, **other))
+from dicomtw.security.verification import verification
+from tests.security.identities import Identity as Identity  # for other tests, too
+from tests.security.identities import TLSTestCase as TLSTestCase
+from tests.security.identities import agreed_without_groups, certificate_of
+from tests.security.identities import client as client
+from tests.security.identities import handshake as handshake
+from tests.security.identities import identity as identity
 
 
 class ProfileTests(TLSTestCase):
@@ -210,7 +50,7 @@ class ProfileTests(TLSTestCase):
         )
 
     def test_contexts(self) -> None:
-        """Every profile makes a context with every cipher suite it names, or is refused with its reason."""
+        """Every profile makes a context with each cipher suite of it that OpenSSL has, or says why not."""
         for name, profile in PROFILES.items():
             if profile.refused:
                 error = self.assertRaises(TLSError, self.context, profile=name)
@@ -218,19 +58,25 @@ class ProfileTests(TLSTestCase):
                 self.assertNotIn("\n", profile.refused)
                 continue
             suites = SSL.Connection(self.context(profile=name), None).get_cipher_list()
+            had = offered(profile, "@SECLEVEL=0")
             old = [suite for suite in suites if not suite.startswith("TLS_")]
-            self.assertEqual(sorted(old), sorted(profile.ciphers), name)
+            self.assertEqual(old, [one for one in profile.ciphers if one in had], name)
             new = [suite for suite in suites if suite.startswith("TLS_")]
-            self.assertEqual(set(new) >= set(profile.tls13_ciphers), True, name)
             if profile.tls13_ciphers:
-                self.assertEqual(set(new), set(profile.tls13_ciphers), name)
+                self.assertEqual(new, [one for one in profile.tls13_ciphers if one in had], name)
+            else:
+                self.assertIn("TLS_AES_256_GCM_SHA384", new)
 
     def test_cipher_suites(self) -> None:
-        """Every cipher suite that a profile names can be agreed on, with the certificate it is for."""
+        """Every cipher suite that is offered can be agreed on, with the certificate that it is for."""
         failed = []
         for name, profile in PROFILES.items():
-            peers = {one: client(ciphers=one, maximum_version=SSL.TLS1_2_VERSION) for one in profile.ciphers}
-            peers |= {one: client(tls13_ciphers=one) for one in profile.tls13_ciphers}
+            peers = {}
+            for one in offered(profile) if not profile.refused else ():
+                if one in profile.tls13_ciphers:
+                    peers[one] = client(tls13_ciphers=one)
+                else:
+                    peers[one] = client(ciphers=one, maximum_version=SSL.TLS1_2_VERSION)
             for suite, peer in peers.items():
                 context = self.context(identity("server" if "ECDSA" in suite else "RSA server"), name)
                 try:
@@ -242,7 +88,7 @@ class ProfileTests(TLSTestCase):
     def test_peers_without_groups(self) -> None:
         """So it can with a peer that names no group for DHE, as OpenSSL before 4.0 does in TLS 1.2."""
         for name, profile in PROFILES.items():
-            for suite in profile.ciphers if not profile.refused else ():
+            for suite in offered(profile) - set(profile.tls13_ciphers) if not profile.refused else ():
                 context = self.context(identity("server" if "ECDSA" in suite else "RSA server"), name)
                 self.assertEqual(agreed_without_groups(context, suite), suite, name)
 
@@ -270,6 +116,73 @@ class ProfileTests(TLSTestCase):
         """Whoever chooses a profile that the standard has retired is warned."""
         warned = {name for name, profile in PROFILES.items() if "retired" in profile.warning}
         self.assertEqual(warned, {"bcp195-ex", "bcp195-nd", "bcp195", "aes"})
+        retired = {name for name, profile in PROFILES.items() if profile.retired}
+        self.assertEqual(retired, warned | {"basic"})
+
+    def test_numbers(self) -> None:
+        """Every suite of every profile has its number in the table, each another one."""
+        named = {suite for profile in PROFILES.values() for suite in profile.suites}
+        self.assertEqual(named, set(SUITES))
+        self.assertEqual(len(set(SUITES.values())), len(SUITES))
+
+    def test_recommended(self) -> None:
+        """The default is what RFC 9325 recommends: forward secrecy by elliptic curves, and GCM."""
+        for suite in PROFILES["8996"].suites:
+            self.assertRegex(suite, "^ECDHE-(RSA|ECDSA)-AES(128|256)-GCM-SHA")
+
+    def test_not_honoured(self) -> None:
+        """What is missing of a profile is found out, suite by suite: nothing of the default, and of others
+        versions, what OpenSSL holds for too weak, and what it does not have.
+        """
+        self.assertEqual(not_honoured("8996"), ())
+        self.assertEqual(not_honoured("bcp195-ex"), ())
+        (weak,) = not_honoured("8996-mod")
+        self.assertRegex(weak, "^OpenSSL [0-9.]+ holds .*TLS_AES_128_CCM_8_SHA256 for too weak")
+        self.assertEqual(not_honoured("aes")[0], "TLS 1.0 and TLS 1.1, which it allows, are not offered")
+        made_up = attrs.evolve(PROFILES["8996"], ciphers=("DES-CBC3-SHA", "ECDHE-RSA-AES128-GCM-SHA256"))
+        self.patch(tls, "PROFILES", {"made up": made_up})
+        self.addCleanup(not_honoured.cache_clear)
+        if "DES-CBC3-SHA" not in offered(made_up, "@SECLEVEL=0"):
+            self.assertRegex(not_honoured("made up")[0], "^OpenSSL [0-9.]+ does not have DES-CBC3-SHA$")
+
+    def test_nothing_in_common(self) -> None:
+        """Of a profile with suites that OpenSSL has never heard of nothing is offered."""
+        none = attrs.evolve(PROFILES["8996"], versions=("TLS 1.2",), ciphers=("DES-CBC3-SHA",))
+        self.assertEqual(offered(none), frozenset())
+
+
+class KeyTests(TLSTestCase):
+    """The keys that a profile allows."""
+
+    def test_at_the_limit(self) -> None:
+        """RSA keys of 2048 bits and EC keys of 256 are used; shorter ones are refused in one line."""
+        for key, fault in (
+            (rsa.generate_private_key(65537, 2048), ""),
+            (rsa.generate_private_key(65537, 2047), "its RSA key has 2047 bits, and PS3.15 B.12 wants 2048"),
+            (rsa.generate_private_key(65537, 1024), "its RSA key has 1024 bits, and PS3.15 B.12 wants 2048"),
+            (ec.generate_private_key(ec.SECP256R1()), ""),
+            (ec.generate_private_key(ec.SECP384R1()), ""),
+            (ec.generate_private_key(ec.SECP224R1()), "its EC key has 224 bits, and PS3.15 B.12 wants 256"),
+            (ed25519.Ed25519PrivateKey.generate(), ""),
+            (dsa.generate_private_key(2048), "its key is DSA, which TLS no longer has"),
+        ):
+            files = self.files(certificate_of(key))
+            if fault:
+                said = str(self.assertRaises(TLSError, server_context, files))
+                self.assertTrue(said.startswith(f"--tls-cert {files.cert}: {fault}"), said)
+                self.assertEqual(len(said.splitlines()), 1)
+            else:
+                self.assertTrue(server_context(files))
+
+    def test_passphrase(self) -> None:
+        """A key that is encrypted is refused, and nobody is asked for its passphrase."""
+        own = identity("server")
+        files = self.files(own)
+        secret = serialization.BestAvailableEncryption(b"secret")
+        pem = own.key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, secret)
+        self.file("key.pem", pem)
+        said = str(self.assertRaises(TLSError, server_context, files))
+        self.assertTrue(said.startswith(f"--tls-key {files.key} holds no usable private key: "), said)
 
 
 class VerificationTests(TLSTestCase):
@@ -391,7 +304,7 @@ class ClientTests(TLSTestCase):
         self.assertEqual(self.faults("pacs.example", early), ["the certificate is not valid yet"])
         old = identity("old CA", days=(-9, -2))
         own = identity("pacs of the old", "old CA", hosts=self.HOSTS)
-        self.assertEqual(self.faults("pacs.example", own, ca=old), ["the certificate is expired"])
+        self.assertEqual(self.faults("pacs.example", own, ca=old), ["an issuer's certificate is expired"])
 
     def test_purpose(self) -> None:
         """One that is for clients alone is no server's; other reasons are told by OpenSSL's number."""
@@ -483,221 +396,3 @@ class BrokenFileTests(TLSTestCase):
         path = self.file("all.pem", own.cert_pem + identity("CA").cert_pem + own.key_pem)
         context = server_context(TLSFiles(cert=path, key=path))
         self.assertTrue(handshake(context, client()).get_cipher_name())
-
-
-class SelfSignedTests(TLSTestCase):
-    """The certificate that a server makes for itself."""
-
-    def assert_a_pair(self, cert: Path, key: Path) -> None:
-        """Certificate and key fit each other, and nothing else is where they were made."""
-        server_context(TLSFiles(cert=cert, key=key))
-        self.assertEqual(sorted(path.name for path in cert.parent.iterdir()), ["cert.pem", "key.pem"])
-        self.assertEqual([path.name for path in cert.parent.parent.glob(".tls-*")], [])
-
-    def assert_refused(self, directory: Path, words: str, owner: tuple[int, int] | None = None) -> None:
-        error = self.assertRaises(OSError, make_self_signed, directory, owner)
-        self.assertEqual((error.filename, error.strerror), (str(directory), words))
-        self.assertEqual(list(directory.glob(".tls-*")), [])
-
-    def test_files(self) -> None:
-        """Directories and files are the owner's alone; nothing else is left there."""
-        directory = self.directory / "made" / "state"
-        umask = os.umask(0)
-        self.addCleanup(os.umask, umask)
-        cert, key = make_self_signed(directory)
-        self.assertEqual((cert, key), (directory / "tls" / "cert.pem", directory / "tls" / "key.pem"))
-        self.assertEqual([path.name for path in directory.iterdir()], ["tls"])
-        self.assert_a_pair(cert, key)
-        directories = [
-            stat.S_IMODE(path.stat().st_mode) for path in (directory.parent, directory, cert.parent)
-        ]
-        self.assertEqual(directories, [0o700, 0o700, 0o700])
-        self.assertEqual([stat.S_IMODE(path.stat().st_mode) for path in (cert, key)], [0o600, 0o600])
-
-    def test_relative(self) -> None:
-        """The state directory may be named from the working directory."""
-        self.addCleanup(os.chdir, os.getcwd())
-        os.chdir(self.directory)
-        self.assert_a_pair(*make_self_signed(Path("one/state")))
-
-    def test_kept(self) -> None:
-        """It is made once: the second start finds it, and peers see the same fingerprint."""
-        paths = make_self_signed(self.directory)
-        before = [path.read_bytes() for path in paths]
-        self.assertEqual(make_self_signed(self.directory), paths)
-        self.assertEqual([path.read_bytes() for path in paths], before)
-
-    def test_made_anew(self) -> None:
-        """If one of the two or both are missing both are made, and fit each other."""
-        for missing in (["cert.pem"], ["key.pem"], ["cert.pem", "key.pem"]):
-            make_self_signed(self.directory)
-            for name in missing:
-                (self.directory / "tls" / name).unlink()
-            self.assert_a_pair(*make_self_signed(self.directory))
-
-    def test_after_a_crash(self) -> None:
-        """What a start that was cut off left behind does not keep the next one from making it."""
-        left = self.directory / ".tls-0123456789abcdef"
-        left.mkdir()
-        (left / "key.pem").write_bytes(b"half")
-        cert, key = make_self_signed(self.directory)
-        server_context(TLSFiles(cert=cert, key=key))
-
-    def test_failure(self) -> None:
-        """A start that cannot write leaves nothing behind, and names the directory."""
-
-        def rename(*paths: object, **fds: object) -> None:
-            raise OSError(errno.ENOSPC, "No space left on device", "somewhere")
-
-        self.patch(os, "rename", rename)
-        self.assert_refused(self.directory, "No space left on device")
-        self.assertEqual(list(self.directory.iterdir()), [])
-
-    def test_race(self) -> None:
-        """Of two starts at once one wins, and both use its pair; half a pair before does not matter."""
-        for before in ([], ["key.pem"]):
-            self.setUp()
-            for name in before:
-                (self.directory / "tls").mkdir()
-                (self.directory / "tls" / name).touch()
-            rename, winners = os.rename, list[bytes]()
-
-            def second(*paths: str, rename=rename, winners=winners, **fds: int) -> None:
-                self.patch(os, "rename", rename)
-                for path in make_self_signed(self.directory):
-                    winners.append(path.read_bytes())
-                rename(*paths, **fds)
-
-            self.patch(os, "rename", second)
-            cert, key = make_self_signed(self.directory)
-            self.assertEqual([cert.read_bytes(), key.read_bytes()], winners)
-            self.assert_a_pair(cert, key)
-
-    def test_race_for_the_directory(self) -> None:
-        """A state directory that another start has made in the meantime is used."""
-        mkdir = os.mkdir
-
-        def second(path: str, mode: int, dir_fd: int) -> None:
-            mkdir(path, mode, dir_fd=dir_fd)
-            if path == "state":
-                mkdir(path, mode, dir_fd=dir_fd)
-
-        self.patch(os, "mkdir", second)
-        self.assert_a_pair(*make_self_signed(self.directory / "state"))
-
-    def test_links(self) -> None:
-        """Neither the state directory nor what is in it may be a symbolic link; one above it may."""
-        elsewhere = self.directory / "elsewhere"
-        elsewhere.mkdir()
-        state = self.directory / "state"
-        for target in (elsewhere, self.directory / "absent"):
-            state.symlink_to(target.absolute())
-            self.assert_refused(state, "it is a symbolic link", (1000, 100))
-            state.unlink()
-        state.mkdir()
-        (state / "tls").symlink_to(elsewhere.absolute())
-        self.assert_refused(state, "tls is not a directory")
-        (state / "tls").unlink()
-        cert, key = make_self_signed(state)
-        for path in (cert, key):
-            path.rename(elsewhere / path.name)
-            path.symlink_to((elsewhere / path.name).absolute())
-            self.assert_refused(state, f"tls/{path.name} is not a regular file")
-            path.unlink()
-            (elsewhere / path.name).rename(path)
-        self.assertEqual(list(elsewhere.iterdir()), [])
-        above = self.directory / "above"
-        above.symlink_to(elsewhere.absolute())
-        self.assert_a_pair(*make_self_signed(above / "state"))
-
-    def test_strangers(self) -> None:
-        """What belongs to anybody but root, us and whom the server will run as is not used."""
-        us = os.geteuid()
-        for name, what in (("", "it"), ("tls", "tls"), ("tls/key.pem", "tls/key.pem")):
-            self.setUp()
-            make_self_signed(self.directory)
-            if us == 0:
-                uid = 12345
-                os.chown(self.directory / name, uid, -1)
-                self.assert_refused(self.directory, f"{what} belongs to user {uid}", (1000, 100))
-            else:
-                uid = us
-                patched = self.patch(os, "geteuid", lambda: us + 1)
-                self.assert_refused(self.directory, f"it belongs to user {uid}", (us + 2, 100))
-            make_self_signed(self.directory, (uid, 100))
-            if us != 0:
-                patched.restore()
-
-    def test_exchanged(self) -> None:
-        """A directory that is put in the place of one that was just made is not given away."""
-        other = self.directory / "other"
-        other.mkdir()
-        (other / "file").touch()
-        mkdir = os.mkdir
-
-        def exchange(path: str, mode: int, dir_fd: int) -> None:
-            mkdir(path, mode, dir_fd=dir_fd)
-            (self.directory / path).rmdir()
-            other.rename(self.directory / path)
-
-        self.patch(os, "mkdir", exchange)
-        state = self.directory / "state"
-        self.assert_refused(state, "state was exchanged while it was made", (1000, 100))
-        self.assertEqual(state.stat().st_uid, os.geteuid())
-
-    def test_more_than_a_pair(self) -> None:
-        """A directory with one of the two and something else besides is not emptied, but named."""
-        (self.directory / "tls").mkdir()
-        other = self.directory / "tls" / "other"
-        other.touch()
-        self.assert_refused(self.directory, os.strerror(errno.ENOTEMPTY))
-        self.assertTrue(other.exists())
-
-    def test_fingerprint(self) -> None:
-        """The fingerprint is written as ``openssl x509 -fingerprint -sha256`` does."""
-        path = self.file("cert.pem", identity("server").cert_pem + identity("CA").cert_pem)
-        certificate = crypto.load_certificate(crypto.FILETYPE_PEM, path.read_bytes())
-        self.assertEqual(fingerprint(path), certificate.digest("sha256").decode())
-        der = identity("server").certificate.public_bytes(serialization.Encoding.DER)
-        self.assertEqual(fingerprint(path).replace(":", "").lower(), hashlib.sha256(der).hexdigest())
-
-    def test_certificate(self) -> None:
-        """It is for this host by all its names, for servers and clients, and certifies nobody else."""
-        for host in ("pmod.example", "x" * 63 + ".example", ""):
-            self.setUp()
-            self.patch(tls.socket, "gethostname", lambda host=host: host)
-            cert, key = make_self_signed(self.directory)
-            certificate = x509.load_pem_x509_certificate(cert.read_bytes())
-            (name,) = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-            self.assertEqual(name.value, (host or "localhost")[:64])
-            names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-            expected = [one for one in (host, "localhost") if one]
-            self.assertEqual(names.get_values_for_type(x509.DNSName), expected)
-            addresses = [ipaddress.ip_address(one) for one in ("127.0.0.1", "::1")]
-            self.assertEqual(names.get_values_for_type(x509.IPAddress), addresses)
-            usage = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-            self.assertEqual(set(usage), {ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH})
-            constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
-            self.assertFalse(constraints.ca)
-            lifetime = certificate.not_valid_after_utc - certificate.not_valid_before_utc
-            self.assertEqual(lifetime.days, 3651)
-            self.assertTrue(handshake(server_context(TLSFiles(cert=cert, key=key)), client()))
-
-    def test_owner(self) -> None:
-        """Made by root for whom the server will run as, it is theirs; what was there before is left alone."""
-        owned: list[tuple[str, int, int]] = []
-
-        def fchown(fd: int, uid: int, gid: int) -> None:
-            name = Path(os.readlink(f"/proc/self/fd/{fd}")).name
-            owned.append((".tls-" if name.startswith(".tls-") else name, uid, gid))
-
-        self.patch(os, "fchown", fchown)
-        state = self.directory / "state"
-        paths = make_self_signed(state, (1000, 100))
-        pair = [(name, 1000, 100) for name in (".tls-", "key.pem", "cert.pem")]
-        self.assertEqual(owned, [("state", 1000, 100), *pair])
-        self.assertEqual(make_self_signed(state, (1000, 100)), paths)
-        self.assertEqual(len(owned), 4)
-        paths[0].unlink()
-        make_self_signed(state, (1000, 100))
-        self.assertEqual(owned[4:], pair)
