@@ -219,7 +219,7 @@ def run(plan: Plan, kinds: Mapping[str, Kind]) -> None:
 def _live(member: Member, kind: Kind, write: Callable[..., None], hurried: bool) -> None:
     pause = 0.0 if hurried else kind.pause
     member.pause = 0.0 if kind.regular else pause
-    time.sleep(member.random.uniform(0, min(pause, 5.0)))
+    time.sleep(member.random.uniform(0, max(0.0, min(pause, 5.0, (member.until - time.monotonic()) / 4))))
     while time.monotonic() < member.until:
         at, began = time.time(), time.monotonic()
         member.measured, member.lingered = None, 0.0

@@ -40,7 +40,7 @@ from dicomtw.config import Server
 #: Seconds that a server may take to be as it was when everybody has gone, besides its timers.
 _SETTLING = 20.0
 #: Seconds that a process of the crowd takes to start.
-_STARTING = 2.0
+_STARTING = 1.0
 _MEBIBYTE = 1 << 20
 
 
