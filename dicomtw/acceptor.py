@@ -19,7 +19,6 @@ from dicomtw.dimse.messages import C_MOVE_RQ, Command
 from dicomtw.errors import DimseError
 from dicomtw.feed import Disk
 from dicomtw.operations import OPERATIONS_WINDOW
-from dicomtw.security.access import LOCAL_LIMIT_EXCEEDED as LOCAL_LIMIT_EXCEEDED  # for those who tell of one
 from dicomtw.security.access import (
     TEMPORARY_CONGESTION,
     AccessPolicy,
@@ -192,7 +191,8 @@ class AcceptedAssociation(Association):
     def _authenticated(self, found: tuple[Identity, bytes], rq: A_ASSOCIATE_RQ, item: UserIdentityRQ) -> None:
         if self.provider.state != State.Sta3 or self.ended:
             return  # it left, or was turned out, while its user was checked
-        full = self._shell.full()  # for others have come meanwhile
+        # Others may have come meanwhile.
+        full = self._shell.full() or self._entity.access.limit(self._remote, self._shell.standing())
         if full is not None:
             self._reject(*full)
             return

@@ -22,16 +22,11 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from dicomtw.acceptor import (
-    LOCAL_LIMIT_EXCEEDED,
-    TEMPORARY_CONGESTION,
-    AcceptedAssociation,
-    ApplicationEntity,
-)
+from dicomtw.acceptor import AcceptedAssociation, ApplicationEntity
 from dicomtw.association import PROGRESS, Association, Hold
 from dicomtw.limits import Crowd, turn_out_longest
 from dicomtw.limits import Limits as Limits  # for those who make a factory
-from dicomtw.security.access import Standing
+from dicomtw.security.access import LOCAL_LIMIT_EXCEEDED, TEMPORARY_CONGESTION, Standing
 from dicomtw.security.certificate import PeerCertificate
 from dicomtw.security.rates import Register, TokenBucket
 from dicomtw.summary import NOTHING_SAID, certificate_of, log_summary, tls_fault, tls_of, verifies

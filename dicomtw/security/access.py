@@ -107,12 +107,20 @@ class AccessPolicy:
             if why:
                 return Decision(rejection, why)
         decision = self._identified(requestor, addresses)
-        if decision.remote is not None:
-            for limit, rejection in _OF_THE_REMOTE:
-                why = limit(decision.remote, standing)
+        limit = self.limit(decision.remote, standing)
+        return decision if limit is None else Decision(*limit)
+
+    def limit(self, remote: Remote | None, standing: Standing) -> tuple[A_ASSOCIATE_RJ, str] | None:
+        """The rejection of one more association of `remote`, and why; None if it may have it.
+
+        To be asked again when time has passed after a decision, for others may have come meanwhile.
+        """
+        if remote is not None:
+            for rule, rejection in _OF_THE_REMOTE:
+                why = rule(remote, standing)
                 if why:
-                    return Decision(rejection, why)
-        return decision
+                    return rejection, why
+        return None
 
     def _identified(self, requestor: Requestor, addresses: Collection[str] | None) -> Decision:
         """Which remote it is: of those with its name the first that nothing speaks against."""
