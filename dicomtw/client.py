@@ -54,6 +54,10 @@ from dicomtw.tls_listening import told
 Context = str | tuple[str, Sequence[str]]
 
 
+def _fingerprints(written: Iterable[str]) -> tuple[str, ...]:
+    return tuple(map(sha256_from, written))
+
+
 @attrs.frozen(kw_only=True, slots=False)
 class TLS:
     """TLS to a peer: who certifies it, and our own certificate for those who ask; all files are PEM.
@@ -71,7 +75,7 @@ class TLS:
     #: The name in its certificate, if it is not that of the host we connect to.
     host: str = ""
     profile: str = "8996"
-    pins: Collection[str] = attrs.field(default=(), converter=lambda pins: tuple(map(sha256_from, pins)))
+    pins: Collection[str] = attrs.field(default=(), converter=_fingerprints)
 
     @property
     def context(self) -> SSL.Context:

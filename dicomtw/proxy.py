@@ -150,7 +150,7 @@ class ProxyProtocol(ProtocolWrapper):
             self._beginning = None
             self._header = header
             self.peer_is_known = True
-            self.wrappedProtocol.peer_known()
+            self._association.peer_known()
             if len(data) > header.length:
                 self.wrappedProtocol.dataReceived(data[header.length :])
 

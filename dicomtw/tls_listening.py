@@ -121,10 +121,9 @@ def parse(reactor: Any, *arguments: str, **options: str) -> TLSEndpoint:
         raise ValueError(f"{empty} takes a path")
     if "cert" not in options:
         raise ValueError("dicomtls: needs a certificate: cert=PATH, with key=PATH if that is another file")
-    files = TLSFiles(
-        **{name: Path(options[name]) for name in _PATHS if name in options},
-        **{name: options[name] for name in ("verify", "profile") if name in options},
-    )
+    given: dict[str, Any] = {name: Path(options[name]) for name in _PATHS if name in options}
+    given |= {name: options[name] for name in ("verify", "profile") if name in options}
+    files = TLSFiles(**given)
     try:
         for fault in files.contradictions():
             raise TLSError(fault)

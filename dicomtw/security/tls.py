@@ -176,8 +176,12 @@ def _use_own(context: SSL.Context, files: TLSFiles, contents: Contents, profile:
     _loaded(files, "cert", "certificate", lambda: context.use_certificate(own))
     for one in (*chain, *(_certificates(files, "chain", contents) if "chain" in contents else ())):
         context.add_extra_chain_cert(one)
-    belonging = "private key that belongs to the certificate"
-    _loaded(files, name, belonging, lambda: (context.use_privatekey(key), context.check_privatekey()))
+
+    def use_key() -> None:
+        context.use_privatekey(key)
+        context.check_privatekey()
+
+    _loaded(files, name, "private key that belongs to the certificate", use_key)
 
 
 def _loaded(files: TLSFiles, name: str, what: str, load: Callable[[], Any]) -> Any:

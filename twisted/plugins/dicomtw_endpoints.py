@@ -16,11 +16,11 @@ class _DicomTLS:
     prefix = "dicomtls"
 
     def parseStreamServer(  # noqa: N802
-        self, reactor: Any, *arguments: str, **options: str
+        self, reactor: Any, *args: Any, **kwargs: Any
     ) -> IStreamServerEndpoint:
         from dicomtw.tls_listening import parse
 
-        return parse(reactor, *arguments, **options)
+        return parse(reactor, *args, **kwargs)
 
 
 dicomtls = _DicomTLS()
