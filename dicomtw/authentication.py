@@ -29,13 +29,7 @@ from twisted.cred.strcred import InvalidAuthType, findCheckerFactories, findChec
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from zope.interface import Attribute, Interface, implementer
 
-from dicomtw.security.identity import (
-    MAXIMUM_RESPONSE,
-    WORDS,
-    Identity,
-    IdentityPolicy,
-    kind_of,
-)
+from dicomtw.security.identity import MAXIMUM_RESPONSE, Demand, Identity, IdentityPolicy, kind_of
 from dicomtw.ul.items import UserIdentityRQ, UserIdentityType
 
 
@@ -218,11 +212,6 @@ def reason(fault: BaseException, item: UserIdentityRQ) -> str:
 # ---- checkers by their strings, as Twisted writes them -------------------------------------------------
 
 
-def type_of(description: str) -> str:
-    """The type of a checker string; what follows may be secret."""
-    return description.partition(":")[0]
-
-
 def checker_of(description: str) -> Any:
     """The checker that a string such as ``scrypt:FILE`` describes; raises `AuthFault`."""
     name, _, argument = description.partition(":")
@@ -254,20 +243,18 @@ def kinds_of(interfaces: Iterable[Any]) -> frozenset[UserIdentityType]:
     return frozenset(kind for kind, ours in INTERFACES.items() if not among.isdisjoint(ours))
 
 
-def authentication_of(policy: IdentityPolicy, descriptions: Iterable[str]) -> Authentication:
-    """Make the checkers, and what they need is loaded; raises `AuthFault`.
+def authentication_of(
+    demand: Demand, descriptions: Iterable[str], *, without_tls: bool = False
+) -> Authentication | None:
+    """How a server checks users, None if it ignores them; the checkers are made, and all they need loaded.
 
-    The `kinds` of the policy become those that the checkers take.
+    Raises `AuthFault`.
     """
+    if demand is Demand.IGNORE:
+        return None
     checkers = [checker_of(description) for description in descriptions]
-    interfaces = [one for checker in checkers for one in checker.credentialInterfaces]
-    return Authentication(attrs.evolve(policy, kinds=kinds_of(interfaces)), checkers)
-
-
-def describe(description: str, authentication: Authentication) -> str:
-    """What a checker takes, in words."""
-    taken = ", ".join(WORDS[kind] for kind in sorted(authentication.policy.kinds))
-    return f"{type_of(description)} checks {taken}"
+    kinds = kinds_of(one for checker in checkers for one in checker.credentialInterfaces)
+    return Authentication(IdentityPolicy(demand=demand, kinds=kinds, without_tls=without_tls), checkers)
 
 
 def _installed() -> list[str]:

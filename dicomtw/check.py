@@ -7,6 +7,7 @@ from pathlib import Path
 
 from twisted.internet.testing import MemoryReactor
 
+from dicomtw.authentication import AuthFault, authentication_of
 from dicomtw.config import Configuration, Server
 from dicomtw.destinations import fault_of, tls_of
 from dicomtw.proxy import server_endpoint
@@ -40,6 +41,14 @@ def _faults(server: Server) -> list[str]:
         else:
             for line in said_of(endpoint):
                 print(f"  {line}")
+    if server.audit is not None:
+        from dicomtw.auditing import fault_in  # for few need it
+
+        faults += filter(None, [fault_in(server)])
+    try:
+        authentication_of(server.demand, server.auth)
+    except AuthFault as fault:
+        faults.append(str(fault))
     if server.tls:
         try:
             for line in said_of(tls_endpoint(MemoryReactor(), server.tls_files, server.port or 0)):

@@ -220,6 +220,11 @@ class Server:
         FLAG, False, "reject associations, for the time being, while audit messages cannot be recorded"
     )
 
+    @property
+    def demand(self) -> Demand:
+        """What it does about user identities."""
+        return Demand(self.user_identity or ("optional" if self.auth else "ignore"))
+
     def __attrs_post_init__(self) -> None:
         for fault in self._contradictions():
             raise ConfigError(fault)
@@ -270,6 +275,11 @@ class Configuration:
     log_format: str = "text"
 
     def __attrs_post_init__(self) -> None:
+        known = {remote.aet for remote in self.remotes}
+        for remote in self.remotes:
+            for title in remote.destinations:
+                if title not in known:
+                    raise ConfigError(f"remote {remote.aet}: destination {title} is no configured remote")
         stores: dict[str, Server] = {}
         ports: set[tuple[str, int]] = set()
         for server in self.servers:

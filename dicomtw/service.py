@@ -22,7 +22,9 @@ from twisted.python.failure import Failure
 from dicomtw import tls_listening
 from dicomtw.acceptor import ApplicationEntity
 from dicomtw.archive import Archive
+from dicomtw.authentication import Authentication, AuthFault, authentication_of
 from dicomtw.config import Configuration, Server
+from dicomtw.config import state_directory as state_directory
 from dicomtw.destinations import RemoteDestinations, limits_of
 from dicomtw.errors import IndexFault
 from dicomtw.names import Names
@@ -39,6 +41,7 @@ from dicomtw.services.query import Query
 from dicomtw.services.retrieve import Get, Move
 from dicomtw.services.storage import Storage
 from dicomtw.services.verification import Verification
+from dicomtw.trail import SILENT, Audit
 from dicomtw.words import any_may_associate, describe, no_endpoint, warnings_of, why_not
 
 #: Makes the service classes of a server, from where it keeps objects and whom it can send them to.
@@ -88,9 +91,13 @@ class DicomService(Service):
         self._names = Names(reactor)
         self._archives: dict[Path, Archive] = {}
         self._destinations: list[RemoteDestinations] = []
+        #: By the directories of their queues.
+        self._auditings: dict[Path, Any] = {}
         self._ports: list[IListeningPort] = []
         self._listening = False
         self._stopping = False
+        #: What is wrong with checkers of users, which are made, and what they need loaded, at once.
+        self._auth_faults: list[str] = []
         self.factories = [self._factory(server) for server in configuration.servers]
 
     def _factory(self, server: Server) -> DicomFactory:
@@ -108,6 +115,9 @@ class DicomService(Service):
                 accept_any_ae=any_may_associate(server, configuration),
                 accept_any_called_ae=server.accept_any_called_ae,
                 allow_retrieve_any=server.allow_retrieve == "any",
+                networks=server.networks,
+                associations_per_minute_per_host=server.associations_per_minute_per_host,
+                failed_associations_per_minute_per_host=server.failed_associations_per_minute_per_host,
             ),
             registry=ServiceRegistry(self._services(server, archive, destinations)),
             disk=archive.disk,
@@ -115,8 +125,33 @@ class DicomService(Service):
             no_implementation_version_name=server.no_implementation_version_name,
             enforce_default_transfer_syntax=server.enforce_default_transfer_syntax,
             preferred_transfer_syntaxes=server.prefer_transfer_syntax,
+            authentication=self._authentication(server),
+            audit=self._audit(server),
         )
         return DicomFactory(entity, limits_of(server), self._reactor, self._names.resolve)
+
+    def _audit(self, server: Server) -> Audit:
+        """Who keeps the audit trail of a server."""
+        if server.audit is None:
+            return SILENT
+        # Only now, for few need it; and not later, when it may no longer be readable.
+        from dicomtw.auditing import QUEUE, Auditing
+
+        directory = Path(os.path.abspath(state_directory(server))) / QUEUE
+        auditing = self._auditings.get(directory)
+        if auditing is None:
+            auditing = self._auditings[directory] = Auditing(server, directory, self._reactor)
+        hosts = {remote.aet: remote.host for remote in self._configuration.remotes}
+        audit: Audit = auditing.audit_of(server, hosts)
+        return audit
+
+    def _authentication(self, server: Server) -> Authentication | None:
+        """How a server checks users; None if it does not."""
+        try:
+            return authentication_of(server.demand, server.auth, without_tls=server.auth_without_tls)
+        except AuthFault as fault:
+            self._auth_faults.append(str(fault))
+            return None
 
     # -- start
 
@@ -134,8 +169,13 @@ class DicomService(Service):
         try:
             self._owner = self._process.owner()
             # All that can be wrong with the options shows before anything is made or opened.
+            for fault in self._auth_faults:
+                raise StartError(fault)
             for destinations in self._destinations:
                 for fault in destinations.faults():
+                    raise StartError(fault)
+            for auditing in self._auditings.values():
+                if fault := auditing.fault():
                     raise StartError(fault)
             endpoints = [self._endpoints(server) for server in servers]
             for factory, places in zip(self.factories, endpoints, strict=True):
@@ -154,6 +194,7 @@ class DicomService(Service):
         super().startService()
         try:
             self._prepare_stores()
+            self._start_audit()
         except StartError as error:
             self._give_up(str(error))
         _raise_descriptor_limit()
@@ -189,6 +230,15 @@ class DicomService(Service):
                     "removed {removed} half-received objects from {root}", removed=removed, root=str(root)
                 )
             archive.begin()
+
+    def _start_audit(self) -> None:
+        for directory, auditing in self._auditings.items():
+            try:
+                auditing.start()
+            except BlockingIOError:
+                raise StartError(f"another process has the audit queue in {directory}") from None
+            except OSError as error:
+                raise StartError(f"cannot use the audit queue in {directory}: {error.strerror}") from None
 
     def _endpoints(self, server: Server) -> list[tuple[str, IStreamServerEndpoint]]:
         endpoints: list[tuple[str, IStreamServerEndpoint]] = []
@@ -292,7 +342,10 @@ class DicomService(Service):
                     deadline.cancel()
             return DeferredList([archive.close() for archive in self._archives.values()])
 
-        return DeferredList(waiting).addBoth(ended)
+        def told(_: object) -> Deferred[Any]:
+            return DeferredList([auditing.stop() for auditing in self._auditings.values()])
+
+        return DeferredList(waiting).addBoth(ended).addBoth(told)
 
 
 def _raise_descriptor_limit() -> None:
@@ -300,11 +353,3 @@ def _raise_descriptor_limit() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def state_directory(server: Server) -> Path:
-    """Where a server keeps what it makes for itself."""
-    if server.state_dir is not None:
-        return server.state_dir
-    from_systemd = os.environ.get("STATE_DIRECTORY", "").split(":")[0]
-    return Path(from_systemd) if from_systemd else server.store / ".state"

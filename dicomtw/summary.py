@@ -11,6 +11,7 @@ from twisted.python.failure import Failure
 from dicomtw import uids
 from dicomtw.association import Association
 from dicomtw.security.certificate import PeerCertificate, peer_certificate_of
+from dicomtw.security.identity import user
 from dicomtw.security.verification import verification_fault
 
 _log = Logger(namespace="dicomtw.association")
@@ -56,6 +57,7 @@ def log_summary(association: Association, *, peer: str, tls: str, seconds: float
         "called": association.called_ae_title,
         "peer": peer,
         "tls": tls,
+        "user": association.user,
         "accepted": accepted,
         "refused": refused,
         "objects": association.operations["C-STORE"],
@@ -104,6 +106,7 @@ def _who(fields: dict[str, Any]) -> str:
     who = str(fields["peer"])
     if fields["calling"] or fields["called"]:
         who += f" {fields['calling']!r} to {fields['called']!r}"  # repr: a title may hold anything
+    who += f" for {user(fields['user'])}" if fields["user"] else ""
     return who + (f" over {fields['tls']}" if fields["tls"] else "")
 
 

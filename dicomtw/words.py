@@ -7,8 +7,10 @@ import os
 
 from twisted.internet.error import CannotListenError
 
-from dicomtw.config import Configuration, Server
-from dicomtw.security.remote import OPERATIONS
+from dicomtw.config import Configuration, Server, state_directory
+from dicomtw.security import identity
+from dicomtw.security.audit.target import Target
+from dicomtw.security.words import access_warnings, hosts_in_words, remote_in_words
 from dicomtw.storage.directory import Durability
 
 #: Operations that hand out what is stored, as a remote's settings name them.
@@ -37,18 +39,26 @@ def describe(server: Server, configuration: Configuration) -> list[str]:
         "query and retrieve are for "
         + ("anybody" if server.allow_retrieve == "any" else "configured remotes only"),
     ]
+    if server.audit is not None:
+        lines.append(_audit(server))
+    lines += identity.in_words(server.demand, server.auth, without_tls=server.auth_without_tls)
     if server.no_implementation_version_name:
         lines.append("the implementation version name is not sent")
     if server.enforce_default_transfer_syntax:
         lines.append("Implicit VR Little Endian is enforced")
-    lines += [
-        f"remote {remote.aet} at {remote.host or 'any host'}"
-        + (f":{remote.port}" if remote.port else "")
-        + (", from there only" if remote.check_host else "")
-        + (f", for {', '.join(remote.operations)} only" if len(remote.operations) < len(OPERATIONS) else "")
-        for remote in configuration.remotes
-    ]
+    lines += hosts_in_words(
+        server.networks,
+        server.associations_per_minute_per_host,
+        server.failed_associations_per_minute_per_host,
+    )
+    lines += map(remote_in_words, configuration.remotes)
     return lines
+
+
+def _audit(server: Server) -> str:
+    """What becomes of audit messages, in words."""
+    said = f"audit messages go to {Target.parse(server.audit or '')}, and wait in {state_directory(server)}"
+    return said + (", without which nobody associates" if server.audit_required else "")
 
 
 def warnings_of(server: Server, configuration: Configuration) -> list[str]:
@@ -58,6 +68,14 @@ def warnings_of(server: Server, configuration: Configuration) -> list[str]:
         found.append("no remote is configured: C-ECHO and C-STORE are accepted from anyone")
     if not configuration.remotes and server.known_ae_only:
         found.append("only known AEs are accepted and none is configured: nobody is accepted")
+    if (server.audit or "").startswith("udp:"):
+        found.append("audit messages go over the network as they are, and may be lost there: tls: is better")
+    found += identity.warnings(
+        server.demand,
+        [remote.aet for remote in configuration.remotes if remote.users],
+        is_plain=_is_plain(server),
+        without_tls=server.auth_without_tls,
+    )
     if server.durability == Durability.RELAXED.value:
         found.append("durability is relaxed: a power cut may take objects that were acknowledged")
     if server.allow_retrieve == "any" and any_may_associate(server, configuration):
@@ -72,9 +90,23 @@ def warnings_of(server: Server, configuration: Configuration) -> list[str]:
         for remote in configuration.remotes
         if remote.tls and remote.tls_ca is None
     ]
+    found += access_warnings(
+        configuration.remotes,
+        server.networks,
+        server.listen,
+        tls=server.tls,
+        asks_for_certificate=server.tls_ca is not None and server.tls_verify != "none",
+    )
     if any(text.removeprefix("haproxy:").startswith("ssl:") for text in server.listen):
         found.append("ssl: endpoints have the TLS settings of Twisted; dicomtls: has the profiles of PS3.15")
     return found
+
+
+def _is_plain(server: Server) -> bool:
+    """Whether it listens where others can overhear what it is sent; what haproxy: is behind is not known."""
+    return (server.port is not None and not server.tls) or any(
+        text.startswith(("tcp:", "tcp6:", "haproxy:tcp")) for text in server.listen
+    )
 
 
 def _known_by_title(configuration: Configuration) -> list[str]:
@@ -82,7 +114,8 @@ def _known_by_title(configuration: Configuration) -> list[str]:
     titles = (
         remote.aet
         for remote in configuration.remotes
-        if not remote.check_host and not _RETRIEVAL.isdisjoint(remote.operations)
+        if not (remote.check_host or remote.networks or remote.certificate)
+        and not _RETRIEVAL.isdisjoint(remote.operations)
     )
     return [*dict.fromkeys(titles)]
 

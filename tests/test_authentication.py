@@ -159,7 +159,8 @@ class CheckerStringTests(SynchronousTestCase):
         """A checker of Twisted's is made of its string."""
         path = Path(self.mktemp())
         path.write_bytes(b"alice:sesame\n")
-        made = authentication_of(POLICY, [f"file:{path}"])
+        made = authentication_of(Demand.OPTIONAL, [f"file:{path}"])
+        assert made is not None
         self.assertIsInstance(made.checkers[0], FilePasswordDB)
         self.assertEqual(made.policy.kinds, {UserIdentityType.USERNAME_AND_PASSCODE})
         identity, _ = self.successResultOf(made.check(item()))
@@ -172,7 +173,9 @@ class CheckerStringTests(SynchronousTestCase):
         put(path, "alice", hashed(b"sesame"))
         self.assertIsInstance(checker_of(f"scrypt:{path}"), ScryptChecker)
         self.assertIsInstance(checker_of("usernames:alice:bob"), UsernamesChecker)
-        made = authentication_of(POLICY, [f"scrypt:{path}", "usernames:bob"])
+        made = authentication_of(Demand.OPTIONAL, [f"scrypt:{path}", "usernames:bob"])
+        assert made is not None
+        self.assertIsNone(authentication_of(Demand.IGNORE, ["no such checker"]))
         self.assertEqual(
             made.policy.kinds, {UserIdentityType.USERNAME, UserIdentityType.USERNAME_AND_PASSCODE}
         )

@@ -520,6 +520,8 @@ class FaultTests(ConfigTestCase):
             "tls = true\nlisten = ['tcp:1']": "--tls is for --port; in --listen say dicomtls:",
             "interface = '::'\nlisten = ['tcp:1']": "--interface is for --port; in --listen say tcp:",
             "tls = true\ntls-key = 'k'": "--tls-key needs --tls-cert",
+            "user-identity = 'required'": "--user-identity=optional and required need --auth",
+            "user-identity = 'optional'": "--user-identity=optional and required need --auth",
             "audit = 'tls:a'\naudit-key = 'k'": "--audit-key needs --audit-cert",
             "audit = 'udp:a'\naudit-ca = 'c'": "need --audit=tls:HOST",
             "audit-cert = 'c'": "need --audit=tls:HOST",

@@ -66,6 +66,7 @@ class SummaryTests(SynchronousTestCase):
                 "called": "PMOD",
                 "peer": "192.0.2.7:50000",
                 "tls": "",
+                "user": "",
                 "accepted": ["CT Image Storage", "Verification SOP Class"],
                 "refused": [
                     "1.2.3 (result 3: SOP class not supported)",

@@ -136,6 +136,13 @@ def _peer(one: ArgumentParser) -> None:
     group.add_argument(
         "--retries", type=_TIMES, metavar="N", help="if it cannot be reached or is busy [the remote's, or 0]"
     )
+    group.add_argument("--user", metavar="NAME", help="who we are (user identity negotiation)")
+    group.add_argument(
+        "--password-file",
+        type=Path,
+        metavar="FILE",
+        help="the passcode is its first line; - for standard input",
+    )
     tls = one.add_argument_group("TLS")
     tls.add_argument("-tls", "--tls", action="store_true", help="connect with TLS")
     tls.add_argument("--tls-ca", type=Path, metavar="FILE", help="who certifies it [this machine's roots]")
@@ -223,6 +230,12 @@ def _reindex(one: ArgumentParser) -> None:
     _how_much(one)
 
 
+def _passwd(one: ArgumentParser) -> None:
+    one.add_argument("file", type=Path, metavar="FILE", help="the file of --auth=scrypt:FILE")
+    one.add_argument("user", metavar="USER", help="whose passcode is asked for, or read from standard input")
+    _how_much(one)
+
+
 _COMMANDS: dict[str, tuple[str, Callable[[ArgumentParser], None]]] = {
     "echo": ("ask whether the peer is there (C-ECHO)", _echo),
     "send": ("send files (C-STORE)", _send),
@@ -231,5 +244,6 @@ _COMMANDS: dict[str, tuple[str, Callable[[ArgumentParser], None]]] = {
     "get": ("have the peer send to us (C-GET)", _get),
     "serve": ("run a server in the foreground: twistd -n dicom", _serve),
     "check": ("say what a server's options mean: twistd dicom --check", _serve),
+    "passwd": ("add a user to a file of --auth=scrypt:FILE, or change his passcode", _passwd),
     "reindex": ("bring the index of a store in line with its files", _reindex),
 }

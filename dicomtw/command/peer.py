@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from argparse import Namespace
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import attrs
 
-from dicomtw.client import TLS, Associating, Context, associate
+from dicomtw.client import TLS, Associating, Context, UserIdentity, associate
+from dicomtw.command import terminal
 from dicomtw.command.exits import Fault
 from dicomtw.configure import configure
 from dicomtw.protocol import Limits
@@ -30,6 +33,7 @@ class Peer:
     maximum_length: int
     limits: Limits
     retries: int | None
+    user_identity: UserIdentity | None = None
 
     def __str__(self) -> str:
         host = f"[{self.remote.host}]" if ":" in self.remote.host else self.remote.host
@@ -47,6 +51,7 @@ class Peer:
                 tls=self.tls,
                 limits=self.limits,
                 retries=self.retries,
+                user_identity=self.user_identity,
                 **more,
             )
         except ValueError as error:
@@ -56,11 +61,14 @@ class Peer:
 def peer_of(arguments: Namespace) -> Peer:
     """The peer of a command line; raises `Fault`."""
     remote = _remote(arguments)
+    tls = _tls(arguments, remote)
+    if arguments.password_file is not None and tls is None:
+        terminal.say("the passcode goes over a connection without TLS, where others can read it")
     return Peer(
         remote=remote,
         called=arguments.called or remote.aet,
         calling=arguments.calling,
-        tls=_tls(arguments, remote),
+        tls=tls,
         maximum_length=arguments.max_pdu,
         limits=Limits(
             artim_timeout=arguments.timeout,
@@ -68,7 +76,35 @@ def peer_of(arguments: Namespace) -> Peer:
             idle_timeout=max(600.0, arguments.dimse_timeout),
         ),
         retries=arguments.retries,
+        user_identity=_user_identity(arguments),
     )
+
+
+def _user_identity(arguments: Namespace) -> UserIdentity | None:
+    """Who we are; raises `Fault`, and `OSError` for the file of the passcode."""
+    path = arguments.password_file
+    if arguments.user is None:
+        if path is not None:
+            raise Fault("--password-file needs --user")
+        return None
+    try:
+        if path is None:
+            return UserIdentity.username(arguments.user)
+        return UserIdentity.username_and_passcode(arguments.user, _passcode(path))
+    except ValueError as fault:
+        raise Fault(f"--user: {fault}") from None
+
+
+def _passcode(path: Path) -> bytes:
+    if str(path) == "-":
+        line = sys.stdin.buffer.readline()
+    else:
+        with open(path, "rb") as file:
+            line = file.readline()
+    passcode = line.removesuffix(b"\n").removesuffix(b"\r")
+    if not passcode:
+        raise Fault(f"--password-file {path}: its first line is empty")
+    return passcode
 
 
 def _remote(arguments: Namespace) -> Remote:

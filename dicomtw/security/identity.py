@@ -218,6 +218,31 @@ def answer(item: UserIdentityRQ, response: bytes) -> UserIdentityAC | None:
     return UserIdentityAC(response if item.user_identity_type in _ANSWERED else b"")
 
 
+def in_words(demand: Demand, checkers: Collection[str], *, without_tls: bool) -> list[str]:
+    """What a server does about users, in words; of a checker only the type, for the rest may be secret."""
+    if demand is Demand.IGNORE:
+        return []
+    types = ", ".join(one.partition(":")[0] for one in checkers)
+    named = "one must be named" if demand is Demand.REQUIRED else "none need be named"
+    taken = "anywhere" if without_tls else "over TLS and unix: sockets only"
+    return [f"users are checked by {types}, {named}; passcodes and tokens are taken {taken}"]
+
+
+def warnings(demand: Demand, bound: Collection[str], *, is_plain: bool, without_tls: bool) -> list[str]:
+    """What an operator should think about; `bound` are the remotes that are for their users only.
+
+    `is_plain`: there are listeners without TLS.
+    """
+    if demand is Demand.IGNORE:
+        why = "is for its users only, and users are not checked: nobody associates in its name"
+        return [f"remote {title} {why}" for title in bound]
+    if not is_plain:
+        return []
+    if without_tls:
+        return ["passcodes and tokens are taken without TLS: others can read and use them"]
+    return ["without TLS passcodes and tokens are refused"]
+
+
 def not_among(users: Collection[str], identity: Identity | None) -> str:
     """Why a user may not associate in the name of a remote that is for `users` only; else empty.
 

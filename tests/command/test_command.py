@@ -27,7 +27,7 @@ from tests.command.memory import heard
 
 CHECKOUT = Path(dicomtw.__file__).parents[1]
 
-COMMANDS = ("echo", "send", "find", "move", "get", "serve", "check", "reindex")
+COMMANDS = ("echo", "send", "find", "move", "get", "serve", "check", "passwd", "reindex")
 
 
 class ParserTests(SynchronousTestCase):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from dicomtw.client import TLS
+from dicomtw.client import TLS, UserIdentity
 from dicomtw.command.arguments import parser
 from dicomtw.command.exits import Fault
 from dicomtw.command.peer import Peer, peer_of
+from tests.command.memory import heard
 from tests.security.test_tls import identity
 
 CONFIGURATION = """
@@ -128,3 +131,41 @@ class PeerTests(SynchronousTestCase):
         contexts = [f"1.2.{at}" for at in range(129)]
         fault = self.assertRaises(Fault, self.peer("localhost:104").associate, contexts)
         self.assertEqual(str(fault), "129 presentation contexts; 1 to 128 are possible")
+
+
+class UserTests(SynchronousTestCase):
+    """Who we are."""
+
+    def setUp(self) -> None:
+        self.path = Path(self.mktemp())
+        self.path.write_bytes(b"ses ame\r\nmore\n")
+
+    def user(self, *words: str) -> UserIdentity | None:
+        with heard() as (_, self.said):
+            return peer_of(parser().parse_args(["echo", "localhost:104", *words])).user_identity
+
+    def test_user(self) -> None:
+        """A name alone has no proof, with a file the passcode is its first line; by default we are nobody."""
+        passcode = f"--password-file={self.path}"
+        self.assertIsNone(self.user())
+        self.assertEqual(self.user("--user=alice"), UserIdentity.username("alice"))
+        self.assertEqual(self.said.getvalue(), "")
+        expected = UserIdentity.username_and_passcode("alice", b"ses ame")
+        self.assertEqual(self.user("--user=alice", passcode), expected)
+        self.assertIn("the passcode goes over a connection without TLS", self.said.getvalue())
+        self.assertEqual(self.user("--user=alice", passcode, "--tls", "--tls-no-verify"), expected)
+        self.assertEqual(self.said.getvalue(), "")
+        self.patch(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"ses ame\n")))
+        self.assertEqual(self.user("--user=alice", "--password-file", "-"), expected)
+
+    def test_faults(self) -> None:
+        """What is missing is told in one line, and never the passcode."""
+        empty = Path(self.mktemp())
+        empty.write_text("\n")
+        for words, said in (
+            ([f"--password-file={self.path}"], "--password-file needs --user"),
+            (["--user="], "--user: a username without proof cannot be empty"),
+            (["--user=alice", f"--password-file={empty}"], "its first line is empty"),
+        ):
+            self.assertIn(said, str(self.assertRaises(Fault, self.user, *words)))
+        self.assertRaises(FileNotFoundError, self.user, "--user=alice", "--password-file=/nowhere")

@@ -13,7 +13,9 @@ from dicomtw.security.identity import (
     UserIdentity,
     answer,
     described,
+    in_words,
     not_among,
+    warnings,
 )
 from dicomtw.ul.items import Cursor, UserIdentityRQ, UserIdentityType
 
@@ -117,6 +119,31 @@ class AnswerTests(SynchronousTestCase):
         first = given[0]
         assert first is not None
         self.assertEqual(first.encode().hex(), "590000020000")
+
+
+class WordsTests(SynchronousTestCase):
+    """What an operator is told."""
+
+    def test_in_words(self) -> None:
+        """Who checks users, and not with what."""
+        (said,) = in_words(Demand.REQUIRED, ["memory:alice:sesame", "unix"], without_tls=False)
+        self.assertTrue(said.startswith("users are checked by memory, unix, one must be named; "), said)
+        self.assertIn("over TLS and unix: sockets only", said)
+        (said,) = in_words(Demand.OPTIONAL, ["unix"], without_tls=True)
+        self.assertIn("none need be named; passcodes and tokens are taken anywhere", said)
+        self.assertEqual(in_words(Demand.IGNORE, ["unix"], without_tls=True), [])
+
+    def test_warnings(self) -> None:
+        """Secrets that can be overheard, or are refused for it; users of a remote that nobody checks."""
+        cases = [
+            (Demand.IGNORE, False, False, ["remote CT is for its users only, and users are not checked"]),
+            (Demand.OPTIONAL, True, False, ["without TLS passcodes and tokens are refused"]),
+            (Demand.REQUIRED, True, True, ["passcodes and tokens are taken without TLS: others can read"]),
+            (Demand.REQUIRED, False, True, []),
+        ]
+        for demand, is_plain, without_tls, expected in cases:
+            said = warnings(demand, ["CT"], is_plain=is_plain, without_tls=without_tls)
+            self.assertEqual([one[: len(other)] for one, other in zip(said, expected, strict=True)], expected)
 
 
 class SecrecyTests(SynchronousTestCase):

@@ -1,0 +1,38 @@
+"""``dicomtw passwd``: a user and his passcode in a file for ``--auth=scrypt:FILE``."""
+
+from __future__ import annotations
+
+import getpass
+import sys
+from argparse import Namespace
+
+from dicomtw.command import terminal
+from dicomtw.command.exits import Exit, Fault
+from dicomtw.security import passwords
+
+
+def run(arguments: Namespace) -> int:
+    """Add the user or change his passcode, and say which."""
+    try:
+        passwords.check_user(arguments.user)
+    except ValueError as fault:
+        raise Fault(f"USER: {fault}") from None
+    passcode = _asked(arguments.user) if sys.stdin.isatty() else _read()
+    if not passcode:
+        raise Fault("the passcode is empty")
+    is_new = passwords.put(arguments.file, arguments.user, passwords.hashed(passcode))
+    terminal.result(f"{arguments.file}: {arguments.user} is {'added' if is_new else 'changed'}")
+    return Exit.WELL
+
+
+def _asked(user: str) -> bytes:
+    """What somebody at a terminal types, twice."""
+    first = getpass.getpass(f"Passcode of {terminal.printable(user)}: ")
+    if getpass.getpass("Once more: ") != first:
+        raise Fault("the two are not the same")
+    return first.encode()
+
+
+def _read() -> bytes:
+    """One line of standard input."""
+    return sys.stdin.buffer.readline().removesuffix(b"\n").removesuffix(b"\r")
