@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from struct import Struct
-from typing import Final
+from typing import BinaryIO, Final
 
 #: More is not kept, in bytes: at 2 KiB each, what some 100,000 associations leave.
 MAXIMUM_SIZE: Final = 256 << 20
@@ -248,18 +248,12 @@ def _records(path: Path, start: int, end: int, size: int) -> list[bytes]:
     with open(path, "rb", opener=_open_no_link) as file:
         file.seek(start)
         while start < end and (size > 0 or not found):
-            header = file.read(_HEADER.size)
-            if len(header) < _HEADER.size:
-                break
-            length, crc = _HEADER.unpack(header)
-            if length > MAXIMUM_RECORD:
-                break
-            record = file.read(length)
-            if len(record) < length or zlib.crc32(record) != crc:
+            record = _record(file)
+            if record is None:
                 break
             found.append(record)
-            start += _HEADER.size + length
-            size -= length
+            start += _HEADER.size + len(record)
+            size -= len(record)
     return found
 
 
@@ -267,17 +261,21 @@ def _whole(path: Path) -> int:
     """How much of a segment is whole records, in bytes."""
     at = 0
     with open(path, "rb", opener=_open_no_link) as file:
-        while header := file.read(_HEADER.size):
-            if len(header) < _HEADER.size:
-                break
-            length, crc = _HEADER.unpack(header)
-            if length > MAXIMUM_RECORD:
-                break
-            record = file.read(length)
-            if len(record) < length or zlib.crc32(record) != crc or not length:
-                break
-            at += _HEADER.size + length
+        while (record := _record(file)) is not None:
+            at += _HEADER.size + len(record)
     return at
+
+
+def _record(file: BinaryIO) -> bytes | None:
+    """The next record; None where there is none, or it is not as it was written."""
+    header = file.read(_HEADER.size)
+    if len(header) < _HEADER.size:
+        return None
+    length, crc = _HEADER.unpack(header)
+    if not 0 < length <= MAXIMUM_RECORD:  # a power cut may leave zeros
+        return None
+    record = file.read(length)
+    return record if len(record) == length and zlib.crc32(record) == crc else None
 
 
 def _open_no_link(path: str, flags: int) -> int:
