@@ -22,6 +22,7 @@ from twisted.internet.interfaces import (
     IListeningPort,
     IOpenSSLServerConnectionCreator,
     IProtocolFactory,
+    IReactorTime,
     IStreamServerEndpoint,
 )
 from twisted.logger import Logger
@@ -48,6 +49,7 @@ class TLSEndpoint:
 
     endpoint: IStreamServerEndpoint
     context: RenewedContext
+    clock: IReactorTime
 
     def listen(
         self,
@@ -59,7 +61,8 @@ class TLSEndpoint:
             _log.info("{line}", line=line)
         for line in self.warnings():
             _log.warn("{line}", line=line)
-        over_tls = TLSMemoryBIOFactory(_ConnectionCreator(self.context), False, protocolFactory)
+        creator = _ConnectionCreator(self.context)
+        over_tls = TLSMemoryBIOFactory(creator, False, protocolFactory, self.clock)
         return self.endpoint.listen(before(over_tls))
 
     def described(self) -> list[str]:
@@ -93,7 +96,7 @@ def endpoint(
 ) -> TLSEndpoint:
     """TLS on a port. Blocks for the files; raises `TLSError` for those that are no good."""
     tcp = TCP4ServerEndpoint(reactor, port, backlog, interface)
-    return TLSEndpoint(tcp, RenewedContext(files, server_context, told))
+    return TLSEndpoint(tcp, RenewedContext(files, server_context, told), reactor)
 
 
 def parse(reactor: Any, *arguments: str, **options: str) -> TLSEndpoint:

@@ -85,6 +85,23 @@ def identity(
     return Identity(builder.sign(key_of(by), hashes.SHA256()), key)
 
 
+def crl(issuer: str, *revoked: Identity, days: tuple[int, int] = (-1, 1), signer: str = "") -> bytes:
+    """A CRL of `issuer`, PEM, from and to so many days from now; `signer` may be somebody else."""
+    now = datetime.datetime.now(datetime.UTC)
+    first, last = (now + datetime.timedelta(days=number) for number in days)
+    builder = (
+        x509.CertificateRevocationListBuilder()
+        .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, issuer)]))
+        .last_update(first)
+        .next_update(last)
+    )
+    for one in revoked:
+        number = one.certificate.serial_number
+        entry = x509.RevokedCertificateBuilder().serial_number(number).revocation_date(now).build()
+        builder = builder.add_revoked_certificate(entry)
+    return builder.sign(key_of(signer or issuer), hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+
 def certificate_of(key: Any) -> Identity:
     """A certificate for a key, by itself."""
     now = datetime.datetime.now(datetime.UTC)
@@ -129,10 +146,10 @@ def client(
     return context
 
 
-def handshake(server: SSL.Context, peer: SSL.Context | SSL.Connection) -> SSL.Connection:
+def handshake(server: SSL.Context | SSL.Connection, peer: SSL.Context | SSL.Connection) -> SSL.Connection:
     """The server's end of a connection after the handshake; raises `SSL.Error` if either end fails."""
     client_end = peer if isinstance(peer, SSL.Connection) else SSL.Connection(peer, None)
-    ends = SSL.Connection(server, None), client_end
+    ends = server if isinstance(server, SSL.Connection) else SSL.Connection(server, None), client_end
     ends[0].set_accept_state()
     ends[1].set_connect_state()
     for _ in range(10):
