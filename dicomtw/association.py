@@ -36,7 +36,7 @@ from dicomtw.trail import AssociationTrail
 from dicomtw.ul.items import MaximumLength, UserInformation
 from dicomtw.ul.machine import State
 from dicomtw.ul.negotiation import AcceptedContext, RefusedContext
-from dicomtw.ul.pdu import A_ABORT, A_ASSOCIATE_AC, A_ASSOCIATE_RJ, A_ASSOCIATE_RQ
+from dicomtw.ul.pdu import A_ABORT, A_ASSOCIATE_AC, A_ASSOCIATE_RJ, A_ASSOCIATE_RQ, COMMAND
 from dicomtw.ul.provider import Provider
 
 T = TypeVar("T")
@@ -160,7 +160,8 @@ class Association:
         self, context_id: int, control_header: int, data: memoryview, complete: bool
     ) -> None:
         assert self._reader is not None
-        self.progress += len(data)
+        if not control_header & COMMAND or not self._requests.outstanding:
+            self.progress += len(data)
         self._reader.fragment_received(context_id, control_header, data, complete)
 
     def chunk_ended(self) -> None:

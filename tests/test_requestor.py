@@ -140,6 +140,16 @@ class RequestorTestCase(SynchronousTestCase):
         self.assertEqual(failure.type, kind)
         self.assertEqual(failure.getErrorMessage(), words)
 
+    def assert_aborts_after_requests(self, peer: Peer) -> None:
+        """A peer that sends nothing but requests is aborted after one to two DIMSE timeouts."""
+        for second in range(121):
+            peer.send(*message(1, C_ECHO_RQ(affected_sop_class_uid=uids.VERIFICATION, message_id=1)))
+            self.clock.advance(1)
+            if A_ABORT(0) in peer.received():
+                self.assertGreaterEqual(second, 59)
+                return
+        self.fail("it is not aborted")
+
     def assert_over(self, peer: Peer) -> None:
         """Nothing is left of it when the time is over that a peer has to close."""
         self.successResultOf(self.association.over)
@@ -663,6 +673,33 @@ class LossTests(RequestorTestCase):
         self.assertFalse(self.association.waits_for_response)
 
 
+class SlowPeerTests(RequestorTestCase):
+    """Peers that owe us a response and do something else."""
+
+    def test_requests_in_place_of_a_response(self) -> None:
+        """Whatever a peer asks of us, its response is due within two DIMSE timeouts at the latest."""
+        peer = self.associated()
+        answer = self.echo().answer()
+        self.assert_aborts_after_requests(peer)
+        self.assert_lost(answer, "aborted by us: no response within the DIMSE timeout")
+        self.assert_over(peer)
+
+    def test_response_byte_by_byte(self) -> None:
+        """A response of which a byte comes now and then is none."""
+        peer = self.associated()
+        answer = self.echo().answer()
+        peer.received()
+        (response,) = message(1, C_ECHO_RSP(message_id_being_responded_to=1, status=0))
+        for byte in response[:50]:
+            peer.send(bytes((byte,)))
+            self.assertEqual(peer.received(), [])
+            self.clock.advance(1.1)
+        self.clock.advance(60)
+        self.assertEqual(peer.received(), [A_ABORT(0)])
+        self.assert_lost(answer, "aborted by us: no response within the DIMSE timeout")
+        self.assert_over(peer)
+
+
 class ReleaseTests(RequestorTestCase):
     """PS3.8 7.2: the orderly end, whoever wants it."""
 
@@ -694,6 +731,15 @@ class ReleaseTests(RequestorTestCase):
         self.clock.advance(60)
         self.assertEqual(peer.received(), [A_RELEASE_RQ(), A_ABORT(0)])
         self.successResultOf(released)
+        self.assert_over(peer)
+
+    def test_not_answered_in_many_words(self) -> None:
+        """Nor is one waited for longer than two of these that sends messages in place of the confirmation."""
+        peer = self.associated()
+        released = self.association.release()
+        self.assert_aborts_after_requests(peer)
+        self.successResultOf(released)
+        self.assertIn("the release was not answered", self.association.ended)
         self.assert_over(peer)
 
     def test_not_confirmed(self) -> None:
