@@ -29,7 +29,15 @@ from dicomtw.limits import Limits as Limits  # for those who make a factory
 from dicomtw.security.access import LOCAL_LIMIT_EXCEEDED, TEMPORARY_CONGESTION, Standing
 from dicomtw.security.certificate import PeerCertificate
 from dicomtw.security.rates import Register, TokenBucket
-from dicomtw.summary import NOTHING_SAID, certificate_of, log_summary, tls_fault, tls_of, verifies
+from dicomtw.summary import (
+    NOTHING_SAID,
+    certificate_of,
+    in_handshake,
+    log_summary,
+    tls_fault,
+    tls_of,
+    verifies,
+)
 from dicomtw.ul.machine import State
 from dicomtw.ul.pdu import A_ASSOCIATE_RJ
 from dicomtw.ul.provider import Provider
@@ -260,7 +268,10 @@ class AssociationProtocol(Protocol):
 
     def _log_summary(self, reason: Failure) -> None:
         association = self.association
-        ended = association.ended or self.provider.fault or tls_fault(reason, self.transport)
+        fault = self.provider.fault
+        if fault and in_handshake(self.transport):
+            fault += ": the TLS handshake was not finished"
+        ended = association.ended or fault or tls_fault(reason, self.transport)
         log_summary(
             association,
             peer=self._peer_name(),

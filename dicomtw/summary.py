@@ -137,6 +137,12 @@ def tls_of(transport: Any) -> str:
     return f"{said} with {subject} (SHA-256 {certificate.sha256[:16]})"
 
 
+def in_handshake(transport: Any) -> bool:
+    """Whether TLS on a connection, wrapped or not, has not come about."""
+    connection = _tls_connection(transport)
+    return connection is not None and connection.get_peer_finished() is None
+
+
 def certificate_of(transport: Any) -> PeerCertificate | None:
     """The certificate that the peer of a connection, wrapped or not, has shown and TLS has accepted.
 
