@@ -194,7 +194,7 @@ class UDPTests(SynchronousTestCase):
         long = Entry(5, "t", "1", "<x>" + "secret" * 20000 + "</x>")
         with capturedLogs() as logs:
             self.assertEqual(self.successResultOf(self.deliver([long, ENTRIES[0]])), 2)
-        self.assertEqual([len(data) for data in self.network.ports[0].written][0], 65507)
+        self.assertEqual(len(self.network.ports[0].written[0]), 65507)
         (said,) = map(formatEvent, logs)
         missing = len(syslog_message(long, "host")) - 65507
         self.assertIn(f"too long for UDP: {missing} of its", said)

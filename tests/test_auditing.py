@@ -1,0 +1,558 @@
+"""What associations leave in the audit trail, and what they do not: in memory, with a virtual clock."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import attrs
+from OpenSSL import SSL
+from pydicom.dataset import Dataset
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.error import ConnectionLost
+from twisted.internet.testing import MemoryReactorClock
+from twisted.logger import capturedLogs
+from twisted.python.failure import Failure
+from twisted.python.threadpool import ThreadPool
+from twisted.trial.unittest import SynchronousTestCase
+
+from dicomtw import auditing, uids
+from dicomtw.acceptor import LOGIN_PAUSE, TEMPORARY_CONGESTION
+from dicomtw.auditing import QUEUE, Auditing, ServerAudit
+from dicomtw.config import Server
+from dicomtw.dimse.messages import C_FIND_RQ, C_STORE_RQ
+from dicomtw.errors import AssociationLost, Rejected
+from dicomtw.limits import Limits
+from dicomtw.security.access import Requestor
+from dicomtw.security.audit import events
+from dicomtw.security.audit.events import Events
+from dicomtw.security.audit.message import AuditMessage
+from dicomtw.security.audit.repeats import TOLD, WINDOW
+from dicomtw.security.audit.transfers import LONGEST
+from dicomtw.security.certificate import PeerCertificate
+from dicomtw.security.identity import Demand
+from dicomtw.services import retrieve
+from dicomtw.services.query import Query
+from dicomtw.services.storage import Storage
+from dicomtw.services.verification import Verification
+from dicomtw.storage.directory import DirectoryStore, Durability, OnDuplicate
+from dicomtw.storage.index.attributes import Attributes
+from dicomtw.storage.stored import Stored
+from dicomtw.testing import MemoryServer, Peer, associate_rq, at_once
+from dicomtw.testing import message as sent_message
+from dicomtw.trail import SILENT
+from dicomtw.transcode import encode
+from tests.security.audit.schema import faults_of
+from tests.services.archive import CT, EXPLICIT, MR, ct, data_set
+from tests.services.test_retrieve import RetrieveTestCase
+from tests.test_association import c_echo_rq
+from tests.test_user_identity import ALICE, WRONG, UserIdentityTestCase
+
+ALERT, LOGIN, SENT, BEGUN, QUERY = "110113", "110114", "110104", "110102", "110112"
+FIND = uids.STUDY_ROOT_FIND
+
+
+class Trail:
+    """Messages, as collectors get them; each of them is valid."""
+
+    def __init__(self, test: SynchronousTestCase) -> None:
+        self._test = test
+        self.messages: list[AuditMessage] = []
+
+    def __call__(self, message: AuditMessage) -> None:
+        self._test.assertEqual(faults_of(message.xml()), [])
+        self.messages.append(message)
+
+    @property
+    def kinds(self) -> list[str]:
+        """Event types, or events without one."""
+        return [message.types[0].code if message.types else message.event.code for message in self.messages]
+
+    def studies(self, event: str) -> list[tuple[str, str, dict[str, int]]]:
+        """Study, patient and instances of the messages about an event."""
+        return [
+            (one.objects[0].object_id, one.objects[1].object_id, dict(one.objects[0].instances))
+            for one in self.messages
+            if one.event.code == event
+        ]
+
+
+def audited(test: SynchronousTestCase, server: MemoryServer, **more: Any) -> Trail:
+    """The audit trail of a server, kept from now on."""
+    trail = Trail(test)
+    audit = ServerAudit(
+        Events(ae_title="PMOD", process_id="1", host="h"), trail, server.clock, addresses={}, **more
+    )
+    server.factory.entity = attrs.evolve(server.factory.entity, audit=audit)
+    return trail
+
+
+class AssociationTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.server = MemoryServer.of(Verification())
+        self.trail = audited(self, self.server)
+
+    def test_quiet(self) -> None:
+        """An association that does nothing of interest leaves nothing."""
+        peer = self.server.connect()
+        peer.associate({1: (uids.VERIFICATION, uids.IMPLICIT_VR_LITTLE_ENDIAN)})
+        peer.request(1, c_echo_rq())
+        peer.close()
+        self.assertEqual(self.trail.messages, [])
+
+    def test_rejected(self) -> None:
+        """A rejection is an alert that says why, and from where: for good a serious failure."""
+        self.assertRaises(Rejected, self.server.associate, called="OTHER", calling="CT1")
+        (message,) = self.trail.messages
+        self.assertEqual((message.event.code, message.types), ("110113", (events.NODE_AUTHENTICATION,)))
+        self.assertEqual(message.outcome.value, "8")
+        self.assertEqual(
+            message.outcome_description, "association rejected: called AE title 'OTHER' is not 'PMOD'"
+        )
+        self.assertEqual(message.participants[1].user_id, "CT1")
+        self.assertEqual(message.participants[1].access_point, "192.0.2.1")
+
+    def test_limit(self) -> None:
+        """So is one for the time being, a minor one."""
+        self.server.factory.limits = Limits(max_associations=1)
+        self.server.associate()
+        self.assertRaises(Rejected, self.server.associate)
+        (message,) = self.trail.messages
+        self.assertEqual(message.outcome.value, "4")
+        self.assertIn("there are 1 associations", message.outcome_description)
+
+    def test_odd_proposal(self) -> None:
+        """A rejection before anything is decided has a requestor, too."""
+        peer = self.server.connect()
+        rq = peer_rq(application_context_name="1.2.3")
+        peer.send(rq)
+        (message,) = self.trail.messages
+        self.assertIn("application context name", message.outcome_description)
+        self.assertEqual(message.participants[1].user_id, "SCU")
+
+    def test_turned_out(self) -> None:
+        """A connection that has to go for others is an alert, one that just ends is none."""
+        self.server.factory.limits = Limits(max_connections=1)
+        first, second = self.server.connect("192.0.2.7"), self.server.connect("192.0.2.8")
+        self.assertFalse(first.connected)
+        second.close()
+        (message,) = self.trail.messages
+        self.assertEqual(message.objects[0].object_id, "192.0.2.7")
+        self.assertIn("too many connections", message.outcome_description)
+
+    def test_tls(self) -> None:
+        """TLS that fails is an alert with what OpenSSL says."""
+        peer = self.server.connect()
+        peer.protocol.connectionLost(Failure(SSL.Error([("", "", "no shared cipher")])))
+        (message,) = self.trail.messages
+        self.assertIn("TLS failed: no shared cipher", message.outcome_description)
+        peer = self.server.connect()
+        peer.protocol.connectionLost(Failure(ConnectionLost()))
+        self.assertEqual(len(self.trail.messages), 1)
+
+    def test_repeated(self) -> None:
+        """Of many alerts about one address a few are told; then how many more there were."""
+        for _ in range(TOLD + 5):
+            self.assertRaises(Rejected, self.server.associate, called="OTHER")
+        self.assertRaises(Rejected, self.server.associate, called="OTHER", host="192.0.2.2")
+        self.assertEqual(len(self.trail.messages), TOLD + 1)
+        self.server.clock.advance(WINDOW + 1)
+        (*_, message) = self.trail.messages
+        self.assertEqual(len(self.trail.messages), TOLD + 2)
+        self.assertEqual(message.outcome_description, "5 more such events about 192.0.2.1")
+        self.server.clock.advance(WINDOW)
+        self.assertEqual(len(self.trail.messages), TOLD + 2)
+        self.assertEqual(self.server.clock.getDelayedCalls(), [])
+
+    def test_start_and_stop(self) -> None:
+        """The server starts and stops; what was only counted is told before the end."""
+        audit: Any = self.server.factory.entity.audit
+        audit.started()
+        for _ in range(TOLD + 1):
+            self.assertRaises(Rejected, self.server.associate, called="OTHER")
+        audit.stopped()
+        self.assertEqual(self.trail.kinds[0], "110120")
+        self.assertEqual(self.trail.kinds[-1], "110121")
+        self.assertIn("1 more such", self.trail.messages[-2].outcome_description)
+
+    def test_certificate(self) -> None:
+        """A peer's certificate is what it is named by."""
+        audit: Any = self.server.factory.entity.audit
+        certificate = PeerCertificate("CN=ct1,O=Clinic", (), "00")
+        requestor = Requestor(calling_ae_title="CT1 ", called_ae_title="PMOD", certificate=certificate)
+        audit.rejected(requestor, "no", transient=True)
+        (message,) = self.trail.messages
+        self.assertEqual(message.participants[1].user_name, "CN=ct1,O=Clinic")
+        self.assertEqual(message.participants[1].user_id, "CT1")
+
+    def test_lost(self) -> None:
+        """What was lost is told of in two messages: the recording stopped, and has begun again."""
+        audit: Any = self.server.factory.entity.audit
+        for message in audit.lost(7):
+            self.trail(message)
+        self.assertEqual(self.trail.kinds, ["110133", "110134"])
+        self.assertIn("7 audit messages", self.trail.messages[0].outcome_description)
+
+
+class RequiredTests(SynchronousTestCase):
+    def test_unavailable(self) -> None:
+        """While nothing can be recorded associations are rejected for the time being, where that is asked
+        for; those that are there go on.
+        """
+        server = MemoryServer.of(Verification())
+        fault = ""
+        audited(self, server, fault=lambda: fault)
+        before = server.connect()
+        before.associate({1: (uids.VERIFICATION, uids.IMPLICIT_VR_LITTLE_ENDIAN)})
+        fault = "the audit queue cannot be written: No space left on device"
+        with capturedLogs() as logs:
+            peer = server.connect()
+            peer.send(peer_rq())
+            self.assertEqual(peer.received(), [TEMPORARY_CONGESTION])
+            peer.close()
+        self.assertIn(fault, str([event.get("summary") for event in logs]))
+        self.assertEqual(before.request(1, c_echo_rq()).status, 0)
+        fault = ""
+        server.associate()
+
+    def test_not_required(self) -> None:
+        """By default nobody is rejected for it."""
+        server = MemoryServer.of(Verification())
+        audited(self, server)
+        self.assertEqual(server.factory.entity.audit.unavailable(), "")
+        server.associate()
+
+
+class UserTests(UserIdentityTestCase):
+    def test_login(self) -> None:
+        """A user who is who he says has logged in; who is not has not, and his passcode is nowhere."""
+        server = self.server()
+        trail = audited(self, server)
+        self.answer(server, ALICE)
+        self.answer(server, WRONG)
+        right, wrong = trail.messages
+        self.assertEqual((right.event.code, right.types[0].code), (LOGIN, "110122"))
+        self.assertEqual((right.participants[0].user_id, right.outcome.value), ("alice", "0"))
+        self.assertEqual((wrong.participants[0].user_id, wrong.outcome.value), ("alice", "4"))
+        self.assertIn("wrong name or passcode", wrong.outcome_description)
+        for message in trail.messages:
+            self.assertNotIn("sesame", message.xml())
+            self.assertNotIn(base64.b64encode(b"swordfish").decode(), message.xml())
+            self.assertNotIn("swordfish", message.xml())
+
+    def test_nobody(self) -> None:
+        """Who names nobody where a user is required is rejected like others."""
+        server = self.server(demand=Demand.REQUIRED)
+        trail = audited(self, server)
+        self.answer(server)
+        server.clock.advance(LOGIN_PAUSE)
+        self.assertEqual(trail.kinds, ["110126"])
+
+
+class Entering:
+    """Whom the storage service tells."""
+
+    def __init__(self) -> None:
+        self.waiting: Deferred[None] | None = None
+
+    def add(self, stored: Stored) -> Deferred[None]:
+        return self.waiting or succeed(None)
+
+
+class StorageTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.store = DirectoryStore(
+            Path(self.mktemp()), Durability.RELAXED, OnDuplicate.KEEP, Attributes().tags
+        )
+        self.store.prepare()
+        self.addCleanup(self.store.close)
+        self.indexing = Entering()
+        self.server = MemoryServer.of(Storage(self.store, indexing=self.indexing))
+        self.trail = audited(self, self.server)
+
+    def associated(self) -> Peer:
+        peer = self.server.connect()
+        peer.associate({1: (CT, EXPLICIT), 3: (MR, EXPLICIT)}, calling="CT1")
+        return peer
+
+    def send(self, peer: Peer, instance: Dataset) -> int:
+        request = C_STORE_RQ(
+            affected_sop_class_uid=instance.SOPClassUID,
+            affected_sop_instance_uid=instance.SOPInstanceUID,
+            message_id=1,
+            priority=0,
+        )
+        answer = peer.request(1 if instance.SOPClassUID == CT else 3, request, encode(instance, EXPLICIT))
+        return answer.status or 0
+
+    def test_gathered(self) -> None:
+        """What one association stores is a message for each study, at its end."""
+        peer = self.associated()
+        for number in range(1, 4):
+            self.send(peer, ct(1, 1, number))
+        self.send(peer, ct(1, 2, 1, SOPClassUID=MR))
+        self.send(peer, ct(2, PatientName="Müller", SpecificCharacterSet="ISO_IR 192"))
+        self.assertEqual(self.trail.messages, [])
+        peer.close()
+        self.assertEqual(self.trail.studies(SENT), [("1.1", "P1", {CT: 3, MR: 1}), ("1.2", "P2", {CT: 1})])
+        message = self.trail.messages[1]
+        self.assertEqual(message.action.value, "C")
+        self.assertEqual(message.objects[0].accession_numbers, ("A2",))
+        self.assertEqual(message.objects[1].name, "Müller")
+        self.assertEqual([one.user_id for one in message.participants], ["CT1", "1"])
+
+    def test_sent_again(self) -> None:
+        """What we had and keep is told apart (A.5.3.7)."""
+        peer = self.associated()
+        self.send(peer, ct(1))
+        self.send(peer, ct(1))
+        self.send(peer, ct(1, 1, 2))
+        peer.close()
+        self.assertEqual(self.trail.studies(SENT), [("1.1", "P1", {CT: 2}), ("1.1", "P1", {CT: 1})])
+        self.assertEqual([message.action.value for message in self.trail.messages], ["C", "R"])
+
+    def test_refused(self) -> None:
+        """What is not stored is not transferred."""
+        peer = self.associated()
+        request = C_STORE_RQ(
+            affected_sop_class_uid=CT, affected_sop_instance_uid="1.9", message_id=1, priority=0
+        )
+        self.assertNotEqual(peer.request(1, request, encode(ct(1), EXPLICIT)).status, 0)
+        peer.close()
+        self.assertEqual(self.trail.messages, [])
+
+    def test_two_patients(self) -> None:
+        """A message is about one patient, be the study said to be of two."""
+        peer = self.associated()
+        self.send(peer, ct(1, 1, 1))
+        self.send(peer, ct(1, 1, 2, PatientID="Q1"))
+        peer.close()
+        self.assertEqual(self.trail.studies(SENT), [("1.1", "P1", {CT: 1}), ("1.1", "Q1", {CT: 1})])
+
+    def test_nameless(self) -> None:
+        """An object without patient and study is told of like others."""
+        instance = ct(1)
+        del instance.StudyInstanceUID, instance.PatientID, instance.PatientName, instance.AccessionNumber
+        peer = self.associated()
+        self.send(peer, instance)
+        peer.close()
+        self.assertEqual(self.trail.studies(SENT), [("unknown-study", "", {CT: 1})])
+
+    def test_long(self) -> None:
+        """An association that goes on and on is told of meanwhile."""
+        peer = self.associated()
+        self.send(peer, ct(1, 1, 1))
+        self.server.clock.advance(LONGEST)
+        self.send(peer, ct(1, 1, 2))
+        self.assertEqual(self.trail.studies(SENT), [("1.1", "P1", {CT: 1})])
+
+    def test_after_the_end(self) -> None:
+        """What is committed when the peer is gone already is told of then."""
+        peer = self.associated()
+        self.indexing.waiting = Deferred()
+        request = C_STORE_RQ(
+            affected_sop_class_uid=CT, affected_sop_instance_uid="1.1.1.1", message_id=1, priority=0
+        )
+        peer.send(sent_message(1, request, encode(ct(1), EXPLICIT)))
+        peer.close()
+        self.assertEqual(self.trail.messages, [])
+        self.indexing.waiting.callback(None)
+        self.assertEqual(self.trail.studies(SENT), [("1.1", "P1", {CT: 1})])
+
+    def test_silent(self) -> None:
+        """Without an audit trail nothing is gathered, and nobody asked."""
+        self.server.factory.entity = attrs.evolve(self.server.factory.entity, audit=SILENT)
+        peer = self.associated()
+        self.assertIsNone(peer.protocol.association.trail)
+        self.assertEqual(self.send(peer, ct(1)), 0)
+        self.assertRaises(Rejected, self.server.associate, called="OTHER")
+        self.assertEqual(self.trail.messages, [])
+
+
+class QueryTests(RetrieveTestCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.server = MemoryServer.of(Query(self.archive.index, self.archive, "PMOD"))
+        self.trail = audited(self, self.server)
+
+    def find(self) -> Any:
+        peer = self.server.connect()
+        peer.associate({1: (FIND, EXPLICIT)}, calling="WS")
+        identifier = encode(data_set(QueryRetrieveLevel="STUDY", PatientName="Secret*"), EXPLICIT)
+        answer = peer.request(1, C_FIND_RQ(affected_sop_class_uid=FIND, message_id=1, priority=0), identifier)
+        return answer.status, identifier
+
+    def test_query(self) -> None:
+        """A query is told of with its identifier, when it begins."""
+        status, identifier = self.find()
+        self.assertEqual(status, 0)
+        (message,) = self.trail.messages
+        self.assertEqual((message.event.code, message.objects[0].object_id), (QUERY, FIND))
+        self.assertEqual(message.objects[0].query, identifier)
+        self.assertEqual(message.participants[0].user_id, "WS")
+
+    def test_refused(self) -> None:
+        """One that is refused is an alert, and no query; the identifier is not in it."""
+        entity = self.server.factory.entity
+        access = attrs.evolve(entity.access, allow_retrieve_any=False)
+        self.server.factory.entity = attrs.evolve(entity, access=access)
+        with capturedLogs() as logs:
+            self.assertEqual(self.find()[0], 0x0124)
+        (message,) = self.trail.messages
+        self.assertEqual(self.trail.kinds, ["110132"])
+        self.assertIn("C-FIND refused: not a configured remote", message.outcome_description)
+        self.assertNotIn("Secret", message.xml())
+        self.assertNotIn("Secret", str(logs))
+
+
+class RetrievalTests(RetrieveTestCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.trail = audited(self, self.server)
+        audit: Any = self.server.factory.entity.audit
+        audit.addresses = {"WS": "ws.example"}
+
+    def test_sent(self) -> None:
+        """What is going to be sent is told of before, and what was sent after, study by study."""
+        self.archive.fill(studies=3, series=2, instances=2)
+        self.archive.add(ct(2, 3, 1, SOPClassUID=MR))
+        for operation in ("MOVE", "GET"):
+            self.trail.messages.clear()
+            retrieval = self.retrieve(operation, "STUDY", StudyInstanceUID=["1.1", "1.2"])
+            self.assertEqual(retrieval.completed, 9)
+            expected = [("1.1", "P1", {CT: 4}), ("1.2", "P2", {CT: 4, MR: 1})]
+            self.assertEqual(sorted(self.trail.studies(BEGUN)), expected)
+            self.assertEqual(sorted(self.trail.studies(SENT)), expected)
+            self.assertEqual(self.trail.kinds, [BEGUN, BEGUN, SENT, SENT])
+            message = self.trail.messages[-1]
+            self.assertEqual((message.action.value, message.outcome.value), ("R", "0"))
+            self.assertEqual(message.objects[1].name, f"Patient^{message.objects[1].object_id[1:]}")
+            self.assertEqual(message.objects[0].accession_numbers, (f"A{message.objects[0].object_id[2:]}",))
+
+    def test_participants(self) -> None:
+        """C-MOVE: the destination, where it is said to be, and who has asked; C-GET: he himself."""
+        self.archive.fill(studies=1, series=1, instances=1)
+        self.retrieve("MOVE", "STUDY", StudyInstanceUID="1.1")
+        said = [(one.user_id, one.access_point) for one in self.trail.messages[0].participants]
+        self.assertEqual(said, [("1", "h"), ("WS", "ws.example"), ("DICOMTW", "192.0.2.1")])
+        self.retrieve("GET", "STUDY", StudyInstanceUID="1.1")
+        said = [(one.user_id, one.access_point) for one in self.trail.messages[-1].participants]
+        self.assertEqual(said, [("1", "h"), ("DICOMTW", "192.0.2.1")])
+
+    def test_failures(self) -> None:
+        """What the receiver did not take is a message of its own, with another outcome."""
+        self.archive.fill(studies=1, series=1, instances=3)
+        self.receiver.answers["1.1.1.2"] = 0xA700
+        for operation in ("MOVE", "GET"):
+            self.trail.messages.clear()
+            self.retrieve(operation, "STUDY", StudyInstanceUID="1.1")
+            self.assertEqual(self.trail.studies(SENT), [("1.1", "P1", {CT: 2}), ("1.1", "P1", {CT: 1})])
+            self.assertEqual([one.outcome.value for one in self.trail.messages], ["0", "0", "4"])
+
+    def test_destination_away(self) -> None:
+        """So is what could not be sent at all."""
+        self.archive.fill(studies=1, series=1, instances=3)
+        self.fault = AssociationLost("away")
+        self.refusal("MOVE", "STUDY", StudyInstanceUID="1.1")
+        self.assertEqual(self.trail.studies(SENT), [("1.1", "P1", {CT: 3})])
+        self.assertEqual(self.trail.messages[-1].outcome.value, "4")
+
+    def test_cut_off(self) -> None:
+        """When whoever asked is gone, what was sent by then is told of."""
+        self.archive.fill(studies=1, series=1, instances=3)
+        self.receiver.waiting = Deferred()
+        self.begin("MOVE", "STUDY", StudyInstanceUID="1.1").addErrback(lambda _: None)
+        self.server.clock.advance(0)
+        self.assertEqual(self.trail.kinds, [BEGUN])
+        self.scu.association.abort("enough")
+        self.receiver.waiting.callback(None)
+        for _ in range(5):
+            self.server.clock.advance(1)
+        sent = self.trail.studies(SENT)
+        self.assertLessEqual(sum(sum(each[2].values()) for each in sent), 3)
+
+    def test_nothing(self) -> None:
+        """Where nothing is found nothing is told."""
+        self.retrieve("MOVE", "STUDY", StudyInstanceUID="1.9")
+        self.assertEqual(self.trail.messages, [])
+
+    def test_silent(self) -> None:
+        """Without an audit trail the index is not asked what is sent."""
+        self.archive.fill(studies=1, series=1, instances=1)
+        self.server.factory.entity = attrs.evolve(self.server.factory.entity, audit=SILENT)
+        self.patch(retrieve, "contents_of", None)
+        self.assertEqual(self.retrieve("GET", "STUDY", StudyInstanceUID="1.1").completed, 1)
+
+
+class AuditingTests(SynchronousTestCase):
+    """The whole of it, to a file."""
+
+    def setUp(self) -> None:
+        self.path = Path(self.mktemp())
+        self.directory = Path(self.mktemp()) / QUEUE
+        self.reactor = MemoryReactorClock()
+        self.patch(auditing, "deferToThreadPool", lambda reactor, pool, function: at_once(function))
+        self.patch(auditing, "deferToThread", at_once)
+        self.patch(ThreadPool, "start", lambda pool: setattr(pool, "started", True))
+        self.patch(ThreadPool, "stop", lambda pool: setattr(pool, "started", False))
+
+    def auditing(self, **settings: Any) -> Auditing:
+        settings.setdefault("audit", f"file:{self.path}")
+        return Auditing(Server(port=1, **settings), self.directory, self.reactor)
+
+    def test_file(self) -> None:
+        """The start and the stop of each server, and what comes between, are lines of the file."""
+        made = self.auditing()
+        one, other = (made.audit_of(Server(port=1, aet=aet), {}) for aet in ("ONE", "OTHER"))
+        self.assertEqual(made.fault(), "")
+        made.start()
+        other.rejected(Requestor(calling_ae_title="CT1", called_ae_title="X"), "no", transient=True)
+        self.successResultOf(made.stop())
+        lines = self.path.read_text("utf-8").splitlines()
+        self.assertEqual([faults_of(line) for line in lines], [[]] * 5)
+        sources = [ElementTree.fromstring(line)[-1] for line in lines]
+        self.assertEqual(len(sources), 5)
+        said = [line.partition('AuditSourceID="')[2].partition('"')[0] for line in lines]
+        self.assertEqual(said, ["ONE", "OTHER", "OTHER", "ONE", "OTHER"])
+        self.assertEqual(one.unavailable(), "")
+
+    def test_required(self) -> None:
+        """Only where it is required does it matter to associations whether messages can be recorded."""
+        made = self.auditing(audit_required=True)
+        required = made.audit_of(made.server, {})
+        optional = made.audit_of(Server(port=1), {})
+        made.start()
+        self.patch(type(made._recorder), "fault", property(lambda _: "full"))
+        self.assertEqual((required.unavailable(), optional.unavailable()), ("full", ""))
+        self.successResultOf(made.stop())
+
+    def test_not_started(self) -> None:
+        """What was never started can be stopped."""
+        made = self.auditing()
+        made.audit_of(made.server, {})
+        self.successResultOf(made.stop())
+        self.assertFalse(self.path.exists())
+
+    def test_tls_files(self) -> None:
+        """What is wrong with the files for TLS is a line that names the option."""
+        for settings, option in (
+            ({"audit_ca": "nowhere.pem"}, "--audit-ca nowhere.pem: "),
+            ({"audit_cert": "nowhere.pem"}, "--audit-cert nowhere.pem: "),
+        ):
+            made = self.auditing(audit="tls:log.example", **settings)
+            self.assertTrue(made.fault().startswith(option), made.fault())
+            self.assertTrue(auditing.fault_in(made.server).startswith(option))
+        self.assertEqual(auditing.fault_in(Server(port=1)), "")
+        self.assertEqual(auditing.fault_in(Server(port=1, audit="udp:log")), "")
+
+    def test_directory(self) -> None:
+        """A queue that cannot be made is an error."""
+        self.directory.parent.write_text("a file")
+        self.assertRaises(OSError, self.auditing().start)
+
+
+def peer_rq(**more: Any) -> Any:
+    rq = associate_rq({1: (uids.VERIFICATION, uids.IMPLICIT_VR_LITTLE_ENDIAN)})
+    return attrs.evolve(rq, **more)
