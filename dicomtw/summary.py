@@ -163,7 +163,10 @@ def verifies(transport: Any) -> bool:
 
 def _tls_connection(transport: Any) -> SSL.Connection | None:
     while transport is not None:
-        handle = getattr(transport, "getHandle", lambda: None)()
+        try:
+            handle = transport.getHandle()
+        except AttributeError:  # there is none; or, of TCP that is closed, none any more
+            handle = None
         if isinstance(handle, SSL.Connection):
             return handle
         transport = getattr(transport, "transport", None)
