@@ -83,12 +83,12 @@ def name_of(uid: str) -> str:
 def sop_class_of(name: str) -> str | None:
     """The SOP class that is registered under a name (PS3.6 Annex A) or its keyword; None if there is none.
 
-    Case and punctuation do not count, nor does what the registry appends: "SOP Class", "(Retired)". Of two
-    of one name it is the one that is not retired.
+    Case and punctuation do not count, nor does what the registry appends: "SOP Class", "(Retired)". Three
+    names have been given a second time, to the successor of a retired one: they are the successor's.
     """
     names = {**_NAMES, **STORAGE_SOP_CLASSES}
     found = [uid for uid in names if _plain(names[uid]) == _plain(name)]
-    return min(found, key=lambda uid: (names[uid] != name, "(Retired)" in names[uid]), default=None)
+    return found[-1] if found else None
 
 
 def _plain(name: str) -> str:

@@ -114,7 +114,7 @@ def _known_by_title(configuration: Configuration) -> list[str]:
     titles = (
         remote.aet
         for remote in configuration.remotes
-        if not (remote.check_host or remote.networks or remote.certificate)
+        if not (remote.check_host or remote.networks or remote.certificate or remote.users)
         and not _RETRIEVAL.isdisjoint(remote.operations)
     )
     return [*dict.fromkeys(titles)]

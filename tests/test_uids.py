@@ -125,3 +125,28 @@ class ValidTests(SynchronousTestCase):
             self.assertEqual(os.path.dirname(uid), "")
             self.assertTrue(uid.isascii())
             self.assertNotIn("\0", uid)
+
+
+class SOPClassTests(SynchronousTestCase):
+    def test_names(self) -> None:
+        """A SOP class is found by its registered name or keyword; the current one, of two of one name."""
+        for name, uid in (
+            ("CT Image Storage", "1.2.840.10008.5.1.4.1.1.2"),
+            ("CTImageStorage", "1.2.840.10008.5.1.4.1.1.2"),
+            ("ctimagestorage", "1.2.840.10008.5.1.4.1.1.2"),
+            ("Verification", uids.VERIFICATION),
+            ("Verification SOP Class", uids.VERIFICATION),
+            ("StudyRootQueryRetrieveInformationModelFind", uids.STUDY_ROOT_FIND),
+            ("UltrasoundImageStorage", "1.2.840.10008.5.1.4.1.1.6.1"),
+            ("UltrasoundMultiframeImageStorage", "1.2.840.10008.5.1.4.1.1.3.1"),
+            ("NuclearMedicineImageStorage", "1.2.840.10008.5.1.4.1.1.20"),
+            ("CT", None),
+            ("", None),
+        ):
+            self.assertEqual(uids.sop_class_of(name), uid, name)
+
+    def test_all(self) -> None:
+        """Every one in the table is found by its name, but for three that have a successor of that name."""
+        table = uids.STORAGE_SOP_CLASSES
+        hidden = [uid for uid, name in table.items() if uids.sop_class_of(name) != uid]
+        self.assertEqual([uid.rpartition(".")[2] for uid in hidden], ["3", "5", "6"])

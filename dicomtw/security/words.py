@@ -21,6 +21,7 @@ def remote_in_words(remote: Remote) -> str:
         f"remote {remote.aet} at {host}{port}",
         f"from {_names(places, 'or')} only" if places else "",
         f"with certificate {_names(map(str, remote.certificate), 'or')} only" if remote.certificate else "",
+        f"for users {_names(map(repr, remote.users), 'and')} only" if remote.users else "",
         f"for {', '.join(remote.operations)} only" if len(remote.operations) < len(OPERATIONS) else "",
         f"of {_names(map(uids.name_of, remote.sop_classes), 'and')} only" if remote.sop_classes else "",
         f"C-MOVE to {_names(remote.destinations, 'and')} only" if remote.destinations else "",
