@@ -7,6 +7,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.hashes import SHA256
 from OpenSSL import SSL
+from twisted.internet import tcp
 from twisted.internet.error import ConnectionDone
 from twisted.logger import LogEvent, LogLevel, capturedLogs
 from twisted.python.failure import Failure
@@ -18,7 +19,7 @@ from dicomtw.jsonlog import format_event
 from dicomtw.security.certificate import peer_certificate_of
 from dicomtw.services.storage import Storage
 from dicomtw.services.verification import Verification
-from dicomtw.summary import certificate_of, tls_fault, tls_of
+from dicomtw.summary import certificate_of, in_handshake, tls_fault, tls_of
 from dicomtw.testing import MemoryServer, MemoryStore, Peer, associate_rq, message
 from dicomtw.ul.pdu import A_ABORT, A_RELEASE_RQ, P_DATA_TF, PresentationDataValue
 from tests.security.test_tls import TLSTestCase, client, handshake, identity
@@ -211,6 +212,12 @@ class SummaryTests(SynchronousTestCase):
         peer = self.server.connect()
         peer.protocol._tls = "TLSv1.3 TLS_AES_256_GCM_SHA384"
         self.assertIn("50000 over TLSv1.3 TLS_AES_256_GCM_SHA384; ", self.end(peer)["summary"])
+
+    def test_closed_socket(self) -> None:
+        """What is asked of TLS is answered for a TCP connection that has no socket any more."""
+        closed = tcp.Connection.__new__(tcp.Connection)
+        self.assertRaises(AttributeError, closed.getHandle)
+        self.assertEqual((in_handshake(closed), tls_of(closed), certificate_of(closed)), (False, "", None))
 
 
 class TLSTests(TLSTestCase):
