@@ -33,7 +33,7 @@ import attrs
 
 from benchmarks import crowd, good, hostile, servers
 from benchmarks.crowd import PATIENCE, Place, Plan
-from benchmarks.verdict import KINDS, Record, figures, judged, of_objects, report
+from benchmarks.verdict import KINDS, Record, figures, first_bug, judged, of_objects, report
 from benchmarks.vitals import Vitals, Watch, vitals
 from dicomtw.config import Server
 
@@ -221,7 +221,7 @@ def soak(given: argparse.Namespace, directory: Path) -> int:
     visits = crowd.visits_in(run.directory)
     promises = judged(run, visits, objects, log)
     measured = figures(run, visits)
-    print(report(run, measured, promises), flush=True)
+    print(report(run, measured, promises), first_bug(log), sep="\n", flush=True)
     if given.write is not None:
         said = {
             **measured,

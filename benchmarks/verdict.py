@@ -250,6 +250,15 @@ def figures(run: Record, visits: Sequence[Visit]) -> dict[str, Any]:
     }
 
 
+def first_bug(log: str) -> str:
+    """The lines of the log about the first of what it must not hold, and the one before it; empty if none."""
+    lines = log.splitlines()
+    for at, line in enumerate(lines):
+        if any(bug in line for bug in _BUGS):
+            return "\n".join(lines[max(0, at - 1) : at + 40])
+    return ""
+
+
 def report(run: Record, measured: dict[str, Any], promises: Sequence[Promise]) -> str:
     """The table."""
     lines = [
