@@ -19,6 +19,11 @@ def _key(number: int) -> rsa.RSAPrivateKey:
     return rsa.generate_private_key(public_exponent=65537, key_size=2048)
 
 
+def _times(days: tuple[float, float]) -> tuple[datetime.datetime, datetime.datetime]:
+    now = datetime.datetime.now(datetime.UTC)
+    return now + datetime.timedelta(days=days[0]), now + datetime.timedelta(days=days[1])
+
+
 class Authority:
     """Certifies keys; files are made in `directory`, PEM: ``NAME.pem`` and ``NAME.key``."""
 
@@ -29,12 +34,16 @@ class Authority:
         self.pem = directory / f"{name}.pem"
         self.pem.write_bytes(self._sign(self._name, self._key.public_key(), is_authority=True))
 
-    def certify(self, name: str, number: int = 1) -> tuple[Path, Path]:
-        """A certificate and its key for localhost; keys of one `number` are the same."""
+    def certify(
+        self, name: str, number: int = 1, *, host: str = "localhost", days: tuple[float, float] = (-0.04, 1)
+    ) -> tuple[Path, Path]:
+        """A certificate and its key for a host, from and to so many days from now; keys of one `number` are
+        the same.
+        """
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         key = _key(number)
         cert_path, key_path = self._directory / f"{name}.pem", self._directory / f"{name}.key"
-        cert_path.write_bytes(self._sign(subject, key.public_key(), is_authority=False))
+        cert_path.write_bytes(self._sign(subject, key.public_key(), is_authority=False, host=host, days=days))
         key_path.write_bytes(
             key.private_bytes(
                 serialization.Encoding.PEM,
@@ -44,20 +53,51 @@ class Authority:
         )
         return cert_path, key_path
 
-    def _sign(self, subject: x509.Name, key: rsa.RSAPublicKey, *, is_authority: bool) -> bytes:
-        now = datetime.datetime.now(datetime.UTC)
+    def revoke(self, *certs: Path, days: tuple[float, float] = (-0.04, 1)) -> Path:
+        """A CRL with these certificates, in ``NAME.crl``, put in place at once."""
+        first, last = _times(days)
+        builder = (
+            x509.CertificateRevocationListBuilder()
+            .issuer_name(self._name)
+            .last_update(first)
+            .next_update(last)
+        )
+        for cert in certs:
+            number = x509.load_pem_x509_certificate(cert.read_bytes()).serial_number
+            entry = x509.RevokedCertificateBuilder().serial_number(number).revocation_date(first).build()
+            builder = builder.add_revoked_certificate(entry)
+        path = self.pem.with_suffix(".crl")
+        new = path.with_suffix(".new")
+        new.write_bytes(builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+        return new.replace(path)
+
+    def _sign(
+        self,
+        subject: x509.Name,
+        key: rsa.RSAPublicKey,
+        *,
+        is_authority: bool,
+        host: str = "localhost",
+        days: tuple[float, float] = (-0.04, 1),
+    ) -> bytes:
+        first, last = _times(days)
         builder = (
             x509.CertificateBuilder()
             .subject_name(subject)
             .issuer_name(self._name)
             .public_key(key)
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(hours=1))
-            .not_valid_after(now + datetime.timedelta(days=1))
+            .not_valid_before(first)
+            .not_valid_after(last)
             .add_extension(x509.BasicConstraints(ca=is_authority, path_length=None), critical=True)
-            .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+            .add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
         )
         return builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+
+def fingerprint(cert: Path) -> str:
+    """SHA-256, in lower-case hex."""
+    return x509.load_pem_x509_certificate(cert.read_bytes()).fingerprint(hashes.SHA256()).hex()
 
 
 def client_context(
