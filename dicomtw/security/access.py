@@ -183,15 +183,17 @@ def _strangers(policy: AccessPolicy, requestor: Requestor, _: Standing) -> str:
 
 
 def _rejected_hosts(policy: AccessPolicy, requestor: Requestor, standing: Standing) -> str:
+    if not standing.host_is_rejected:
+        return ""
     limit = policy.failed_associations_per_minute_per_host
-    host = host_of(requestor.address)
-    return f"{host} was rejected more than {limit} times a minute" if standing.host_is_rejected else ""
+    return f"{host_of(requestor.address)} was rejected more than {limit} times a minute"
 
 
 def _hasty_hosts(policy: AccessPolicy, requestor: Requestor, standing: Standing) -> str:
+    if not standing.host_is_hasty:
+        return ""
     limit = policy.associations_per_minute_per_host
-    host = host_of(requestor.address)
-    return f"{host} has asked more than {limit} times a minute" if standing.host_is_hasty else ""
+    return f"{host_of(requestor.address)} has asked more than {limit} times a minute"
 
 
 def _called_title(policy: AccessPolicy, requestor: Requestor, _: Standing) -> str:

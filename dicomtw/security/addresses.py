@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 from collections.abc import Iterable
 from typing import Any
@@ -18,6 +19,7 @@ _MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
 _ONE_HOST = 64
 
 
+@functools.lru_cache(maxsize=1024)
 def address_of(text: str) -> Address | None:
     """The address that a text is, None if it is none; an IPv4 address in IPv6 clothes is that, without them.
 
