@@ -44,6 +44,11 @@ T = TypeVar("T")
 #: Failed operations of one association that get a log line of their own; all are counted in the summary.
 _FAILURES_LOGGED = 5
 
+#: Other lines about the operations of one association; further ones are left out.
+_WARNINGS_LOGGED = 20
+#: Characters of such a line.
+_LONGEST_WARNING = 500
+
 #: Bytes of messages that are progress: a peer brings as many in each DIMSE timeout, or a message to its end.
 PROGRESS = 1024
 
@@ -102,6 +107,7 @@ class Association:
         self.data_set_bytes = 0
         #: Grows by `PROGRESS` where the peer makes that, however many PDUs it takes.
         self.progress = 0
+        self._warnings = 0
         #: The longest data set that is taken in, or passed over, in bytes; 0: any length.
         self.maximum_data_set = 0
         self.objects_sent = 0
@@ -331,7 +337,14 @@ class Association:
         return self._disk.call_aside(function)
 
     def warn(self, what: str) -> None:
+        self._warnings += 1
+        if self._warnings > _WARNINGS_LOGGED:
+            return
+        if self._warnings == _WARNINGS_LOGGED:
+            what = f"{what} (what else there is to warn of is left out)"
         plain = "".join(one if one.isprintable() else f"\\x{ord(one):02x}" for one in what)
+        if len(plain) > _LONGEST_WARNING:
+            plain = f"{plain[:_LONGEST_WARNING]}..."
         self.log.warn("for {calling!r}: {what}", calling=self.calling_ae_title, what=plain)
 
     # -- requests of ours; services.SubOperations

@@ -42,6 +42,10 @@ class IndexFault(Exception):
     """The index of a store cannot be used now: one line that says why. No object is lost by it."""
 
 
+class QueryLimit(Exception):
+    """A query takes more than it may: one line that says what, for its requestor."""
+
+
 class Cancelled(Exception):
     """The operation is cancelled: by C-CANCEL, or because nobody is left to answer (PS3.7 9.3.2.3)."""
 

@@ -37,10 +37,12 @@ from dicomtw.security.renewal import contexts
 from dicomtw.security.self_signed import make_self_signed
 from dicomtw.security.tls import TLSError, TLSFiles
 from dicomtw.services import ServiceClass, ServiceRegistry
+from dicomtw.services.bounds import Bounds
 from dicomtw.services.query import Query
 from dicomtw.services.retrieve import Get, Move
 from dicomtw.services.storage import Storage
 from dicomtw.services.verification import Verification
+from dicomtw.storage.bounded import BoundedStore, FreeSpace
 from dicomtw.trail import SILENT, Audit
 from dicomtw.words import any_may_associate, describe, no_endpoint, warnings_of, why_not
 
@@ -53,12 +55,21 @@ def standard_services(
 ) -> list[ServiceClass]:
     """What every server does."""
     index, root = archive.index, archive.root
+    minimum = None if server.min_free_space is None else server.min_free_space << 20
+    space = FreeSpace(root, minimum, lambda line: archive.log.warn("{line}", line=line))
+    store = BoundedStore(archive.store, server.max_object_size << 20, space)
+    bounds = Bounds(
+        query_timeout=server.query_timeout,
+        max_matches=server.max_matches,
+        max_sub_operations=server.max_sub_operations,
+        max_moves=server.max_moves,
+    )
     return [
         Verification(),
-        Storage(archive.store, accept_unknown=server.accept_unknown_sop_classes, indexing=archive),
-        Query(index, archive, server.aet),
-        Get(index, archive, root),
-        Move(index, archive, root, destinations),
+        Storage(store, accept_unknown=server.accept_unknown_sop_classes, indexing=archive),
+        Query(index, archive, server.aet, bounds),
+        Get(index, archive, root, bounds),
+        Move(index, archive, root, destinations, bounds),
     ]
 
 

@@ -162,6 +162,7 @@ ARROW: dict[str, tuple[str, ...]] = {
     "service": (
         *GROUND,
         "services",
+        "storage.bounded",
         "security",
         "archive",
         "authentication",

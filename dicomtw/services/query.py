@@ -8,8 +8,9 @@ from typing import Final, Protocol
 
 from dicomtw import uids
 from dicomtw.dimse import status
-from dicomtw.errors import DimseError, IndexFault
+from dicomtw.errors import DimseError, IndexFault, QueryLimit
 from dicomtw.services import Operation, Response, ServiceClass
+from dicomtw.services.bounds import DEFAULT, Bounds
 from dicomtw.services.identifier import Answers, Identifier
 from dicomtw.storage.index.database import Index
 from dicomtw.ul.negotiation import Offer
@@ -37,12 +38,15 @@ class Settled(Protocol):
 class Query(ServiceClass):
     """Answers queries in all three information models from `index`.
 
-    `retrieve_ae_title` is where what is found can be retrieved from.
+    `retrieve_ae_title` is where what is found can be retrieved from, `bounds` what a query may take.
     """
 
     abstract_syntaxes = (uids.PATIENT_ROOT_FIND, uids.STUDY_ROOT_FIND, uids.PATIENT_STUDY_ONLY_FIND)
 
-    def __init__(self, index: Index, indexing: Settled, retrieve_ae_title: str) -> None:
+    def __init__(
+        self, index: Index, indexing: Settled, retrieve_ae_title: str, bounds: Bounds = DEFAULT
+    ) -> None:
+        self._bounds = bounds
         self._index = index
         self._indexing = indexing
         self._retrieve_ae_title = retrieve_ae_title
@@ -59,7 +63,8 @@ class Query(ServiceClass):
         )
         answers = Answers(identifier, query, self._retrieve_ae_title)
         pending = status.PENDING_WITH_WARNING if query.unsupported else status.PENDING
-        cursor = self._index.find(query)
+        cursor = self._index.find(query, self._bounds.query_timeout)
+        most, count = self._bounds.max_matches, 0
 
         def encoded(count: int) -> list[bytes]:
             return [answers.encode(row) for row in cursor.fetch(count)]
@@ -70,10 +75,15 @@ class Query(ServiceClass):
             # Encoded in the thread, too: other associations are not to wait for it.
             while matches := await operation.call_in_thread(partial(encoded, size)):
                 for match in matches:
+                    if 0 < most <= count:
+                        raise QueryLimit(f"more than {most} matches")
+                    count += 1
                     yield Response(pending, match)
                 size = _BATCH
         except IndexFault as fault:
             raise not_available(operation, fault, status.OUT_OF_RESOURCES) from fault
+        except QueryLimit as fault:
+            raise DimseError(status.OUT_OF_RESOURCES, str(fault)) from fault
         finally:
             cursor.close()
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import io
 from array import array
-from collections.abc import AsyncGenerator, Awaitable, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Awaitable, Iterator, Sequence
+from contextlib import aclosing, contextmanager
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -17,7 +17,7 @@ import attrs
 
 from dicomtw import uids
 from dicomtw.dimse import status
-from dicomtw.errors import AssociationLost, Cancelled, DimseError, IndexFault
+from dicomtw.errors import AssociationLost, Cancelled, DimseError, IndexFault, QueryLimit
 from dicomtw.services import (
     FALLBACK,
     DataSetSource,
@@ -27,6 +27,7 @@ from dicomtw.services import (
     ServiceClass,
     SubOperations,
 )
+from dicomtw.services.bounds import DEFAULT, Bounds
 from dicomtw.services.identifier import Identifier, failed_list
 from dicomtw.services.query import Settled, agreed, decoded, not_available
 from dicomtw.storage.data_set_file import open_data_set
@@ -149,9 +150,10 @@ class Counters:
 
 
 class _Retrieval(ServiceClass):
-    """What C-MOVE and C-GET share. `root` is the store's."""
+    """What C-MOVE and C-GET share. `root` is the store's, `bounds` what they may take."""
 
-    def __init__(self, index: Index, indexing: Settled, root: Path) -> None:
+    def __init__(self, index: Index, indexing: Settled, root: Path, bounds: Bounds = DEFAULT) -> None:
+        self._bounds = bounds
         self._index = index
         self._indexing = indexing
         self._root = root
@@ -169,12 +171,14 @@ class _Retrieval(ServiceClass):
             model=identifier.model,
             relational=operation.extended_negotiation[:1] == b"\1",
         )
-        cursor = self._index.find(query)
+        cursor = self._index.find(query, self._bounds.query_timeout, self._bounds.max_sub_operations)
         try:
             await self._indexing.settled()
             return await operation.call_in_thread(cursor.instances)
         except IndexFault as fault:
             raise not_available(operation, fault, status.UNABLE_TO_CALCULATE_MATCHES) from fault
+        except QueryLimit as fault:
+            raise DimseError(status.UNABLE_TO_CALCULATE_MATCHES, str(fault)) from fault
         finally:
             cursor.close()  # interrupts it, if nobody waits for it any more
 
@@ -285,30 +289,55 @@ class Move(_Retrieval):
 
     abstract_syntaxes = (uids.PATIENT_ROOT_MOVE, uids.STUDY_ROOT_MOVE, uids.PATIENT_STUDY_ONLY_MOVE)
 
-    def __init__(self, index: Index, indexing: Settled, root: Path, destinations: Destinations) -> None:
-        super().__init__(index, indexing, root)
+    def __init__(
+        self,
+        index: Index,
+        indexing: Settled,
+        root: Path,
+        destinations: Destinations,
+        bounds: Bounds = DEFAULT,
+    ) -> None:
+        super().__init__(index, indexing, root, bounds)
         self._destinations = destinations
+        self._moving = 0
 
     async def c_move(self, operation: Operation) -> AsyncGenerator[Response, None]:
         """PS3.7 9.1.4: pending responses, and the final one."""
-        destination = (operation.request.move_destination or "").strip()
-        if destination not in self._destinations:
-            raise DimseError(status.MOVE_DESTINATION_UNKNOWN, f"move destination {destination!r} is unknown")
-        ids = await self._selected(operation)
-        counters = await self._counters(operation, ids, destination)
+        with self._one_more():
+            destination = (operation.request.move_destination or "").strip()
+            if destination not in self._destinations:
+                raise DimseError(
+                    status.MOVE_DESTINATION_UNKNOWN, f"move destination {destination!r} is unknown"
+                )
+            ids = await self._selected(operation)
+            counters = await self._counters(operation, ids, destination)
+            try:
+                for group in await operation.call_in_thread(lambda: _groups(self._index, ids)):
+                    async with aclosing(
+                        self._send_group(operation, destination, group, counters)
+                    ) as responses:
+                        async for response in responses:
+                            yield response
+            except Cancelled:
+                yield counters.response(status.CANCEL, operation)
+            except IndexFault as fault:
+                raise not_available(operation, fault, status.UNABLE_TO_CALCULATE_MATCHES) from fault
+            else:
+                yield counters.last_response(operation)
+            finally:
+                counters.ended()
+
+    @contextmanager
+    def _one_more(self) -> Iterator[None]:
+        """While a C-MOVE is performed; raises `DimseError` if there are too many."""
+        if 0 < self._bounds.max_moves <= self._moving:
+            why = f"{self._moving} C-MOVEs are being performed"
+            raise DimseError(status.UNABLE_TO_PERFORM_SUB_OPERATIONS, why)
+        self._moving += 1
         try:
-            for group in await operation.call_in_thread(lambda: _groups(self._index, ids)):
-                async with aclosing(self._send_group(operation, destination, group, counters)) as responses:
-                    async for response in responses:
-                        yield response
-        except Cancelled:
-            yield counters.response(status.CANCEL, operation)
-        except IndexFault as fault:
-            raise not_available(operation, fault, status.UNABLE_TO_CALCULATE_MATCHES) from fault
-        else:
-            yield counters.last_response(operation)
+            yield
         finally:
-            counters.ended()
+            self._moving -= 1
 
     async def _send_group(
         self, operation: Operation, destination: str, group: Group, counters: Counters

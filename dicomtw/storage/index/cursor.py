@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from array import array
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -12,7 +13,7 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any, Final, Protocol
 
-from dicomtw.errors import Cancelled
+from dicomtw.errors import Cancelled, QueryLimit
 from dicomtw.storage.index.query import Query
 
 #: Entities read at a time.
@@ -46,11 +47,19 @@ class Cursor:
     Only the ids of what matches are kept, 8 bytes each. The rows behind them are read in portions, and
     between `fetch` and `fetch` nothing is held in the database. What comes while somebody takes their time is
     not among the results, what goes is left out. One thread at a time may call `fetch`.
+
+    All its reading may take `seconds`, and `instances` may find so many at `most`; 0: there is no limit. Past
+    either `QueryLimit` is raised.
     """
 
-    def __init__(self, readers: Readers, query: Query) -> None:
+    def __init__(self, readers: Readers, query: Query, seconds: float = 0.0, most: int = 0) -> None:
         self._readers = readers
         self._query = query
+        self._seconds = seconds
+        self._most = most
+        #: How long it has kept the database busy, and when it is to be over; infinity: whenever it is.
+        self._taken = 0.0
+        self._deadline = float("inf")
         self._ids: array[int] | None = None
         self._at = 0
         self._rows: deque[Row] = deque()
@@ -88,6 +97,8 @@ class Cursor:
                 # One integer for number and id, which takes less than two and sorts alike.
                 numbered = sorted(_number(number) << 64 | each for _, number, each, *_ in series)
                 ids.extend(each & _LOW for each in numbered)
+                if 0 < self._most < len(ids):
+                    raise QueryLimit(f"more than {self._most} objects")
         return ids
 
     def close(self) -> None:
@@ -100,7 +111,10 @@ class Cursor:
     def _reading(self) -> Iterator[sqlite3.Connection]:
         self._check()
         with self._readers.reading() as connection:
-            connection.set_progress_handler(lambda: self._closed, _STEPS)
+            began = time.monotonic()
+            if self._seconds:
+                self._deadline = began + self._seconds - self._taken
+            connection.set_progress_handler(self._is_over, _STEPS)
             try:
                 yield connection
             except sqlite3.OperationalError:
@@ -108,10 +122,17 @@ class Cursor:
                 raise
             finally:
                 connection.set_progress_handler(None, 0)
+                self._deadline = float("inf")
+                self._taken += time.monotonic() - began
+
+    def _is_over(self) -> bool:
+        return self._closed or time.monotonic() > self._deadline
 
     def _check(self) -> None:
         if self._closed:
             raise Cancelled("the query is interrupted")
+        if time.monotonic() > self._deadline:
+            raise QueryLimit(f"the query takes more than {self._seconds:g} seconds")
 
     def _select_ids(self, connection: sqlite3.Connection) -> array[int]:
         return array("q", (row[0] for row in self._select_matching(connection, *self._query.ids())))

@@ -178,9 +178,9 @@ class Index:
 
     # -- reading
 
-    def find(self, query: Query) -> Cursor:
-        """What `query` finds. Does not touch the disk yet."""
-        return Cursor(self, query)
+    def find(self, query: Query, seconds: float = 0.0, most: int = 0) -> Cursor:
+        """What `query` finds, within these limits of a `Cursor`. Does not touch the disk yet."""
+        return Cursor(self, query, seconds, most)
 
     def instances(self, query: Query) -> array[int]:
         """Ids of the instances in what `query` finds, in the order of series and Instance Number."""
