@@ -140,7 +140,7 @@ class UDPCollector:
 
     async def _deliver(self, entries: Sequence[Entry]) -> int:
         try:
-            if self._port is None:
+            if self._port is None or self._datagrams.refused:
                 await self._open()
             for entry in entries:
                 self._send(syslog_message(entry, self._name))
@@ -191,17 +191,23 @@ class UDPCollector:
 class _Datagrams(ConnectedDatagramProtocol):
     """A socket for one receiver, so that we hear if nobody is there."""
 
+    noisy = False
     transport: Any
 
     def __init__(self, address: str, port: int) -> None:
         self._address = address, port
+        #: By the receiver's host; the socket is of no use then.
         self.refused = False
 
     def startProtocol(self) -> None:
         self.transport.connect(*self._address)
 
+    def stopProtocol(self) -> None:
+        self.refused = True  # epoll reports an error of the socket, and the reactor closes it
+
     def send(self, data: bytes) -> None:
-        self.transport.write(data)
+        if not self.refused:
+            self.transport.write(data)
 
     def connectionRefused(self) -> None:
         self.refused = True

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import errno
+import os
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -355,7 +357,7 @@ class StorageTests(SynchronousTestCase):
         request = C_STORE_RQ(
             affected_sop_class_uid=CT, affected_sop_instance_uid="1.1.1.1", message_id=1, priority=0
         )
-        peer.send(sent_message(1, request, encode(ct(1), EXPLICIT)))
+        peer.send(*sent_message(1, request, encode(ct(1), EXPLICIT)))
         peer.close()
         self.assertEqual(self.trail.messages, [])
         self.indexing.waiting.callback(None)
@@ -527,6 +529,28 @@ class AuditingTests(SynchronousTestCase):
         self.patch(type(made._recorder), "fault", property(lambda _: "full"))
         self.assertEqual((required.unavailable(), optional.unavailable()), ("full", ""))
         self.successResultOf(made.stop())
+
+    def test_disk_full(self) -> None:
+        """From the disk to the peer: while nothing can be written associations are rejected, then no more."""
+        made = self.auditing(audit_required=True)
+        audit = made.audit_of(made.server, {})
+        made.start()
+        server = MemoryServer.of(Verification())
+        server.factory.entity = attrs.evolve(server.factory.entity, audit=audit)
+        server.associate()
+
+        def fails(fd: int) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        patched = self.patch(os, "fdatasync", fails)
+        self.assertRaises(Rejected, server.associate, called="OTHER")  # is to be recorded
+        fault = self.assertRaises(Rejected, server.associate)
+        self.assertTrue(fault.transient)
+        patched.restore()
+        self.reactor.advance(1)
+        server.associate()
+        self.successResultOf(made.stop())
+        self.assertEqual([faults_of(line) for line in self.path.read_text("utf-8").splitlines()], [[]] * 4)
 
     def test_not_started(self) -> None:
         """What was never started can be stopped."""

@@ -172,6 +172,18 @@ class UDPTests(SynchronousTestCase):
         self.assertEqual(self.successResultOf(self.deliver(ENTRIES[:1])), 1)
         self.assertEqual(len(self.network.ports), 2)
 
+    def test_closed_by_reactor(self) -> None:
+        """So it is if the reactor has closed the socket for it, at the latest with the next message."""
+        self.successResultOf(self.deliver(ENTRIES[:1]))
+        self.network.protocol.stopProtocol()
+        self.network.protocol.transport = None
+        self.assertEqual(self.successResultOf(self.deliver(ENTRIES[1:2])), 1)
+        self.assertEqual(len(self.network.ports), 2)
+        delivering = self.collector.deliver(ENTRIES[:1])
+        self.network.protocol.stopProtocol()
+        self.network.advance(REFUSAL)
+        self.failureResultOf(delivering, CollectorAway)
+
     def test_no_such_host(self) -> None:
         """So it is without an address; the name is looked up again."""
         self.network.addresses = []
