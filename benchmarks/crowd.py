@@ -148,14 +148,13 @@ def digest(data_set: bytes) -> str:
 
 
 def members(kinds: Sequence[Kind], number: int) -> list[str]:
-    """The names of kinds for `number` members: one of each, and the others by their shares."""
+    """The names of kinds for `number` members: one of each at least, and the others by their shares."""
     total = sum(kind.share for kind in kinds)
-    counts = {kind.name: max(1, kind.share * number // total) for kind in kinds}
-    by_rest = sorted(kinds, key=lambda kind: -(kind.share * number % total))
-    at = 0
-    while sum(counts.values()) < number:
-        counts[by_rest[at % len(by_rest)].name] += 1
-        at += 1
+    others = max(0, number - len(kinds))
+    counts = {kind.name: 1 + kind.share * others // total for kind in kinds}
+    by_rest = sorted(kinds, key=lambda kind: -(kind.share * others % total))
+    for kind in by_rest[: max(0, number - sum(counts.values()))]:
+        counts[kind.name] += 1
     return [name for name, count in counts.items() for _ in range(count)]
 
 

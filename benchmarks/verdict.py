@@ -112,7 +112,7 @@ def judged(run: Record, visits: Sequence[Visit], objects: Sequence[Promise], log
         ),
         Promise(
             "descriptors",
-            "open descriptors as at the start",
+            "open descriptors as at the start, or those of the index as many as it keeps",
             end.descriptors - end.of_index <= start.descriptors - start.of_index
             and end.sockets <= start.sockets
             and end.of_index <= max(start.of_index, _OF_INDEX),
@@ -122,7 +122,7 @@ def judged(run: Record, visits: Sequence[Visit], objects: Sequence[Promise], log
         ),
         Promise(
             "threads",
-            "threads as at the start",
+            "threads as at the start, or as many as pools have",
             end.threads <= max(start.threads, _THREADS),
             f"{start.threads} -> {end.threads}",
         ),
