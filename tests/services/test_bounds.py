@@ -1,0 +1,190 @@
+"""What queries and retrievals may take: at the limit they are answered, past it refused with a comment."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import attrs
+from twisted.internet.defer import Deferred
+from twisted.logger import capturedLogs
+from twisted.trial.unittest import SynchronousTestCase
+
+from dicomtw import uids
+from dicomtw.dimse.messages import C_FIND_RQ
+from dicomtw.encoding import data_set as encoding
+from dicomtw.errors import Cancelled, OperationFailed, QueryLimit
+from dicomtw.services.bounds import Bounds
+from dicomtw.services.query import Query
+from dicomtw.services.retrieve import Get, Move
+from dicomtw.storage.index import cursor
+from dicomtw.storage.index.attributes import Level
+from dicomtw.storage.index.query import MAXIMUM_KEYS, Model
+from dicomtw.storage.index.query import Query as IndexQuery
+from tests.services.archive import Archive, data_set
+from tests.services.test_query import QueryTestCase
+from tests.services.test_retrieve import RetrieveTestCase
+
+
+class BoundedQueryTests(QueryTestCase):
+    def bound(self, **bounds: Any) -> None:
+        """Begin anew with these bounds."""
+        service = Query(self.archive.index, self.archive, "PMOD", Bounds(**bounds))
+        self.server = type(self.server).of(service)
+
+    def test_matches(self) -> None:
+        """So many matches as there may be are answered with success; one more ends it with A700H after them."""
+        self.archive.enter(25)
+        for most, ends_well in ((0, True), (25, True), (24, False), (3, False)):
+            self.bound(max_matches=most)
+            found: list[Any] = []
+            matches = self.scu().c_find(data_set(QueryRetrieveLevel="STUDY", StudyInstanceUID=""))
+
+            async def take(matches: Any = matches, found: list[Any] = found) -> None:
+                async for match in matches:
+                    found.append(match)
+
+            over = Deferred.fromCoroutine(take())
+            self.server.clock.advance(0)
+            if ends_well:
+                self.successResultOf(over)
+                self.assertEqual(len(found), 25)
+                continue
+            fault = self.failureResultOf(over, OperationFailed).value
+            self.assertEqual((fault.status, fault.comment), (0xA700, f"more than {most} matches"))
+            self.assertEqual(len(found), most)
+
+    def test_time(self) -> None:
+        """A query that keeps the index busy for too long is ended with A700H and a comment; others are not."""
+        self.archive.enter(200)
+        self.bound(query_timeout=30.0)
+        self.assertEqual(len(self.find("STUDY", PatientName="P*")), 200)
+        self.bound(query_timeout=1e-9)
+        status, comment = self.refusal("STUDY", PatientName="P*")
+        self.assertEqual((status, comment), (0xA700, "the query takes more than 1e-09 seconds"))
+
+    def test_keys(self) -> None:
+        """As many keys as there may be are looked at, one more is A900H."""
+        for count, refused in ((MAXIMUM_KEYS, False), (MAXIMUM_KEYS + 1, True)):
+            keys = {0x00080052: encoding.Element(0x00080052, "CS", b"STUDY ")}
+            for number in range(count - 1):
+                keys[0x00110010 + number] = encoding.Element(0x00110010 + number, "LO", b"")
+            encoded = encoding.encode(keys.values(), uids.IMPLICIT_VR_LITTLE_ENDIAN)
+            peer = self.server.connect()
+            peer.associate({1: (uids.STUDY_ROOT_FIND, uids.IMPLICIT_VR_LITTLE_ENDIAN)})
+            request = C_FIND_RQ(affected_sop_class_uid=uids.STUDY_ROOT_FIND, message_id=1, priority=0)
+            self.assertEqual(peer.request(1, request, encoded).status == 0xA900, refused)
+
+    def test_refused_while_the_index_is_made(self) -> None:
+        """A flood of queries that cannot be answered leaves a few lines in the log, not one each."""
+        self.archive.fault = "it is being made from the files"
+        scu = self.scu()
+        with capturedLogs() as events:
+            for _ in range(100):
+                self.assertEqual(self.refusal("STUDY", scu, StudyInstanceUID="")[0], 0xA700)
+        self.assertEqual(len([event for event in events if "what" in event]), 20)
+        self.assertLess(len(events), 30)
+
+
+class CursorTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.archive = Archive(Path(self.mktemp()))
+        self.addCleanup(self.archive.index.close)
+        self.archive.enter(300)
+        self.now = 0.0
+        self.patch(cursor, "time", attrs.make_class("Clock", ["monotonic"])(lambda: self.now))
+
+    def cursor(self, seconds: float) -> cursor.Cursor:
+        query = IndexQuery.of(
+            Level.STUDY, {0x0020000D: ""}, self.archive.index.attributes, model=Model.STUDY_ROOT
+        )
+        return self.archive.index.find(query, seconds)
+
+    def test_time_between_portions(self) -> None:
+        """What somebody takes between two portions is not the query's time; the portions together are."""
+        found = self.cursor(10)
+        self.assertEqual(len(found.fetch(100)), 100)
+        self.now += 1000
+        self.assertEqual(len(found.fetch(100)), 100)
+        found._taken = 10.1
+        self.assertRaises(QueryLimit, found.fetch, 100)
+
+    def test_closed_first(self) -> None:
+        """A query that is closed says so, however long it took."""
+        found = self.cursor(1)
+        found._taken = 2
+        found.close()
+        self.assertRaises(Cancelled, found.fetch, 1)
+
+    def test_interrupted(self) -> None:
+        """The time is looked at inside a statement, too."""
+        found = self.cursor(1)
+        self.patch(cursor, "_STEPS", 1)
+        calls = []
+
+        def monotonic() -> float:
+            calls.append(0)
+            return 0.0 if len(calls) < 5 else 100.0
+
+        self.patch(cursor, "time", attrs.make_class("Clock", ["monotonic"])(monotonic))
+        self.assertRaises(QueryLimit, found.fetch, 1)
+        self.patch(cursor, "time", time)
+        self.assertEqual(len(self.cursor(100).fetch(1)), 1, "the connection is as good as before")
+
+
+class BoundedRetrievalTests(RetrieveTestCase):
+    def bound(self, **bounds: Any) -> None:
+        archive, limits = self.archive, Bounds(**bounds)
+        clock = self.server.clock
+        self.server = type(self.server).of(
+            Get(archive.index, archive, archive.root, limits),
+            Move(archive.index, archive, archive.root, self, limits),
+            self.receiver,
+        )
+        self.server.clock = clock
+        self.server.factory.clock = clock
+
+    def test_sub_operations(self) -> None:
+        """As many objects as there may be are sent; one more is A701H, and none is sent."""
+        self.archive.fill(studies=1, series=2, instances=3)
+        for operation in ("MOVE", "GET"):
+            for most, refused in ((6, False), (5, True), (0, False)):
+                self.receiver.store.objects.clear()
+                self.bound(max_sub_operations=most)
+                if refused:
+                    fault = self.refusal(operation, "STUDY", StudyInstanceUID="1.1")
+                    self.assertEqual((fault.status, fault.comment), (0xA701, "more than 5 objects"))
+                    self.assertEqual(self.receiver.stored, [])
+                else:
+                    self.assertEqual(self.retrieve(operation, "STUDY", StudyInstanceUID="1.1").completed, 6)
+
+    def test_time(self) -> None:
+        """Finding what is to be sent may take no longer than a query: A701H."""
+        self.archive.fill(studies=1)
+        self.bound(query_timeout=1e-9)
+        fault = self.refusal("MOVE", "STUDY", StudyInstanceUID="1.1")
+        self.assertEqual(fault.status, 0xA701)
+
+    def test_moves(self) -> None:
+        """As many C-MOVEs as there may be run at a time, one more is A702H, and when one has ended it may."""
+        self.archive.fill(studies=1, series=1, instances=1)
+        self.bound(max_moves=2)
+        self.waiting = Deferred()
+        running = [self.begin("MOVE", "STUDY", StudyInstanceUID="1.1") for _ in range(2)]
+        self.server.clock.advance(0)
+        fault = self.refusal("MOVE", "STUDY", StudyInstanceUID="1.1")
+        self.assertEqual((fault.status, fault.comment), (0xA702, "2 C-MOVEs are being performed"))
+        waiting, self.waiting = self.waiting, None
+        waiting.callback(None)
+        self.server.clock.advance(0)
+        for one in running:
+            self.assertEqual(self.successResultOf(one).completed, 1)
+        self.assertEqual(self.retrieve("MOVE", "STUDY", StudyInstanceUID="1.1").completed, 1)
+
+    def test_refused_moves_do_not_count(self) -> None:
+        """C-MOVEs that come to nothing take nobody's place."""
+        self.bound(max_moves=1)
+        for _ in range(3):
+            fault = self.refusal("MOVE", "STUDY")
+            self.assertEqual(fault.status, 0xA900)
