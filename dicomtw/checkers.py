@@ -16,7 +16,7 @@ from zope.interface import implementer
 from dicomtw.authentication import IUsername, Unavailable
 from dicomtw.security import passwords
 
-#: Checks of one file at a time: each has a thread and its memory, 16 MiB, to itself.
+#: Checks of one file at a time: each has a thread and its memory, 32 MiB, to itself.
 AT_A_TIME = 2
 #: Those that wait for them; who comes later cannot be served now.
 WAITING = 32

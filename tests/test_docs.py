@@ -169,10 +169,14 @@ class ExampleTests(SynchronousTestCase):
         directory = self._play(CHECKOUT / "docs" / "command.rst")
         self.assertEqual(len(list((directory / "got").rglob("*.dcm"))), 1)
 
+    def test_users(self) -> None:
+        """The users of docs/users.rst are known by their passcode, and by their token."""
+        self._play(CHECKOUT / "docs" / "users.rst")
+
     def test_others_have_none(self) -> None:
         """No other document has an example that nobody tries."""
         for path in DOCUMENTS:
-            if path.name not in ("README.rst", "client.rst", "command.rst", "service-class.rst"):
+            if path.name not in ("README.rst", "client.rst", "command.rst", "service-class.rst", "users.rst"):
                 others = [block for block in blocks(path) if block.name not in _INSTALLS]
                 self.assertEqual(others, [], path.name)
 

@@ -31,7 +31,7 @@ class HashedTests(SynchronousTestCase):
         self.assertTrue(one.matches(b"sesame"))
         self.assertFalse(one.matches(b"Sesame"))
         self.assertNotEqual(hashed(b"sesame").salt, one.salt)
-        self.assertGreaterEqual(128 * one.n * one.r, 1 << 24, "it takes 16 MiB at least")
+        self.assertGreaterEqual(128 * one.n * one.r, 1 << 25, "it takes 32 MiB at least")
 
     def test_test_vector(self) -> None:
         """The third test vector of RFC 7914, section 12."""
