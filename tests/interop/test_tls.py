@@ -191,10 +191,10 @@ class CertificateTests(CasesTestCase):
                 self.assertIn("closed by the peer before any association", line)
 
     def test_dhe(self) -> None:
-        """``openssl s_client`` with nothing but DHE is served, by a group of 3072 bits."""
+        """``openssl s_client`` with nothing but DHE is served by profiles that have it, with 3072 bits."""
         if missing("openssl"):
             self.skipTest(str(missing("openssl")))
-        server = Twistd(self, *self.tls)
+        server = Twistd(self, *self.tls, "--tls-profile=8996-mod")
         peer = run(
             *("openssl", "s_client", "-connect", f"127.0.0.1:{server.port}", "-tls1_2"),
             *("-cipher", "DHE-RSA-AES128-GCM-SHA256", "-groups", "P-256", "-CAfile", self.authority.pem),
@@ -218,6 +218,104 @@ class CertificateTests(CasesTestCase):
                         session = scu.socket.session
                         scu.release()
         self.assertTrue(all(line.endswith("; released") for line in server.wait_for_summaries(6)))
+
+
+class RefusalTests(CasesTestCase):
+    """Peers whose certificate is not good: each leaves one line that says why, and costs others nothing."""
+
+    def setUp(self) -> None:
+        directory = temporary_directory(self)
+        self.authority = Authority(directory)
+        (directory / "strangers").mkdir()
+        stranger = Authority(directory / "strangers", "stranger")
+        cert, key = self.authority.certify("server", 1)
+        good = self.authority.certify("good", 2)
+        revoked = self.authority.certify("revoked", 2)
+        crl = self.authority.revoke(revoked[0])
+        self.server = Twistd(
+            self,
+            *("--tls", f"--tls-cert={cert}", f"--tls-key={key}"),
+            *(f"--tls-ca={self.authority.pem}", f"--tls-crl={crl}"),
+        )
+        #: A peer's certificate, and what the log says of it; nothing of one that is served.
+        self.peers = (
+            (good, ""),
+            (self.authority.certify("expired", 2, days=(-3, -2)), "the certificate is expired: 'CN=expired'"),
+            (self.authority.certify("early", 2, days=(2, 3)), "the certificate is not valid yet: 'CN=early'"),
+            (revoked, "the certificate is revoked: 'CN=revoked'"),
+            (stranger.certify("unknown", 2), "of an issuer who is not among those known: 'CN=unknown'"),
+            (None, "(the peer has no certificate and one is required)"),
+            (good, ""),
+        )
+
+    def go_through_peers(self, served: Callable[[tuple[Path, Path] | None], bool]) -> None:
+        for number, (cert, fault) in enumerate(self.peers, 1):
+            with self.case(fault):
+                self.assertEqual(served(cert), not fault)
+                line = self.server.wait_for_summaries(number)[-1]
+                self.assertIn(fault, line)
+                self.assertEqual("TLS failed: " in line, bool(fault), line)
+                self.assertEqual(len(self.server.summaries), number, "one line for each connection")
+
+    def test_dcmtk(self) -> None:
+        """DCMTK's echoscu."""
+        if missing("echoscu"):
+            self.skipTest(str(missing("echoscu")))
+
+        def served(cert: tuple[Path, Path] | None) -> bool:
+            tls = ("+tla",) if cert is None else ("+tls", cert[1], cert[0])
+            address = ("-aec", "PMOD", "localhost", self.server.port)
+            return run("echoscu", *tls, "+cf", self.authority.pem, *address).returncode == 0
+
+        self.go_through_peers(served)
+
+    def test_openssl(self) -> None:
+        """``openssl s_client``, in TLS 1.2, in which the client hears of it before the handshake is over."""
+        if missing("openssl"):
+            self.skipTest(str(missing("openssl")))
+
+        def served(cert: tuple[Path, Path] | None) -> bool:
+            own = () if cert is None else ("-cert", cert[0], "-key", cert[1])
+            peer = run(
+                *("openssl", "s_client", "-connect", f"127.0.0.1:{self.server.port}", "-tls1_2"),
+                *("-CAfile", self.authority.pem, *own),
+            )
+            self.assertEqual(peer.returncode != 0, "alert" in peer.stdout, peer.stdout)
+            return peer.returncode == 0
+
+        self.go_through_peers(served)
+
+    def test_python(self) -> None:
+        """Python's ssl, in TLS 1.3, in which the client hears of it only when it reads."""
+
+        def served(cert: tuple[Path, Path] | None) -> bool:
+            context = client_context(self.authority.pem, cert, version=TLS_1_3)
+            try:
+                with Scu(self.server.address, tls=context) as scu:
+                    scu.associate()
+                    scu.release()
+            except (ssl.SSLError, Closed, ConnectionError):
+                return False
+            return True
+
+        self.go_through_peers(served)
+
+    def test_expired_crl(self) -> None:
+        """A CRL that has expired is told of at the start, and each peer that it keeps out by its line."""
+        crl = self.authority.revoke(days=(-3, -2))
+        cert, key = self.authority.certify("server", 1)
+        server = Twistd(
+            self,
+            *("--tls", f"--tls-cert={cert}", f"--tls-key={key}"),
+            *(f"--tls-ca={self.authority.pem}", f"--tls-crl={crl}"),
+        )
+        self.assertIn("has expired on", server.wait_for_log("the CRL of 'CN=ca of the tests'"))
+        good, _ = self.peers[0]
+        refused = self.assertRaises((ssl.SSLError, Closed, ConnectionError))
+        with refused, Scu(server.address, tls=client_context(self.authority.pem, good)) as scu:
+            scu.associate()
+        line = server.wait_for_summaries(1)[-1]
+        self.assertIn("the certificate is of an issuer whose CRL has expired: 'CN=good'", line)
 
 
 class MisunderstandingTests(CasesTestCase):
@@ -306,4 +404,15 @@ class MisunderstandingTests(CasesTestCase):
             for connection in slow:
                 connection.close()
         lines = server.wait_for_summaries(21)
-        self.assertEqual(sum("within the ARTIM time" in line for line in lines), 20, lines)
+        said = "no A-ASSOCIATE-RQ within the ARTIM time: the TLS handshake was not finished"
+        self.assertEqual(sum(line.endswith(said) for line in lines), 20, lines)
+
+    def test_silence(self) -> None:
+        """A peer that connects and says nothing is closed at ARTIM, which runs from its connection on."""
+        server = Twistd(self, "-tls", "--artim-timeout=1")
+        started = time.monotonic()
+        with socket.create_connection(server.address, 10) as connection:
+            self.assertEqual(everything_from(connection), b"")
+        self.assertTrue(0.9 < time.monotonic() - started < 3.5, time.monotonic() - started)
+        (line,) = server.wait_for_summaries(1)
+        self.assertIn("within the ARTIM time: the TLS handshake was not finished", line)
