@@ -209,7 +209,7 @@ class AuditTests(SynchronousTestCase):
         self.nobody_told(server)
 
     def test_wrong_collector(self) -> None:
-        """Nothing is sent to a collector of another name or authority, or one that refuses us; a line says so,
+        """Nothing is sent to a collector of another name or authority, or one that refuses us; it is logged,
         and nothing is lost.
         """
         authority, stranger = Authority(self.directory), Authority(self.directory, "stranger")
