@@ -88,7 +88,7 @@ def warnings_of(server: Server, configuration: Configuration) -> list[str]:
     found += [
         f"remote {remote.aet}: without tls-ca its certificate is not verified"
         for remote in configuration.remotes
-        if remote.tls and remote.tls_ca is None
+        if remote.tls and remote.tls_ca is None and not remote.tls_sha256
     ]
     found += access_warnings(
         configuration.remotes,

@@ -50,8 +50,10 @@ from dicomtw.feed import Disk
 from dicomtw.protocol import Limits
 from dicomtw.requestor import Proposal
 from dicomtw.scu import SCU, Retrieval
+from dicomtw.security.certificate import sha256_of
+from dicomtw.security.profiles import PROFILES
 from dicomtw.security.remote import Remote
-from dicomtw.security.tls import PROFILES, TLSError, TLSFiles, server_context
+from dicomtw.security.tls import TLSError, TLSFiles, server_context
 from dicomtw.services import MemorySink, Operation, Response, ServiceClass
 from dicomtw.services.storage import Storage
 from dicomtw.services.verification import Verification
@@ -1516,6 +1518,46 @@ class TLSTests(AssociateTestCase):
             self.network.advance(100)
             self.assertEqual((self.server.factory.connections, self.network.getDelayedCalls()), ({}, []))
 
+    def test_pinned(self) -> None:
+        """A server with the certificate that is known is talked to, whoever issued it, and no other is."""
+        own = identity("alone in the world")
+        pin = sha256_of(own.certificate)
+        self.listen(own)
+        for peer, tls in (
+            ("PMOD@192.0.2.7:104", TLS(pins=[pin])),
+            ("PMOD@192.0.2.7:104", TLS(pins=["0" * 64, pin.upper()], ca=self.ca, host="other.example")),
+            ("PMOD@192.0.2.7:104", TLS(pins=[pin], verify=False)),
+            ("tcp:192.0.2.7:104", TLS(pins=[pin])),
+            (Remote(aet="PMOD", host="pacs.example", port=104, tls=True, tls_sha256=[pin]), None),
+        ):
+            self.associated(peer, called="PMOD", tls=tls)
+        self.listen(identity("pacs", "CA", hosts=self.HOSTS))
+        for tls in (TLS(pins=[pin]), TLS(pins=[pin], ca=self.ca), TLS(pins=[pin], verify=False)):
+            failed = self.associate("PMOD@pacs.example:104", tls=tls)
+            said = self.failureResultOf(failed, NotConnected).getErrorMessage()
+            self.assertTrue(said.startswith("the certificate is not the one that is known, but "), said)
+        self.assertRaises(ValueError, TLS, pins=["abc"])
+
+    def test_renewed(self) -> None:
+        """Files that have changed are read again for the next association; broken ones are not used."""
+        tls = TLS(ca=self.ca)
+        seconds = [0.0]
+        tls._renewed._clock = lambda: seconds[0]
+        tls._renewed._next_look = 0.0
+        self.associated("PMOD@pacs.example:104", tls=tls)
+        self.listen(identity("pacs", "other CA", hosts=self.HOSTS))
+        self.ca.write_bytes(b"half writ")
+        seconds[0] = 2.0
+        with capturedLogs() as events:
+            failed = self.associate("PMOD@pacs.example:104", tls=tls)
+            words = "the certificate is of an issuer who is not among those known"
+            self.assert_fault(failed, NotConnected, words)
+        (line,) = [event["line"] for event in events if "TLS stays as it was" in str(event.get("line"))]
+        self.assertTrue(line.startswith(f"--tls-ca {self.ca} holds no usable certificate"), line)
+        self.ca.write_bytes(identity("other CA").cert_pem)
+        seconds[0] = 4.0
+        self.associated("PMOD@pacs.example:104", tls=tls)
+
     def test_not_verified(self) -> None:
         """One whose certificate is not is not told anything, and who asked hears what was wrong with it."""
         known, other = TLS(ca=self.ca), TLS(ca=self.file("other.pem", identity("stranger").cert_pem))
@@ -1591,7 +1633,7 @@ class TLSTests(AssociateTestCase):
         self.assertEqual((self.network.tried, self.network.getDelayedCalls()), ([], []))
 
     def test_read_once(self) -> None:
-        """The files of one `TLS` are read once, however often it is used."""
+        """The files of one `TLS` are read once, however often it is used, while they do not change."""
         tls = TLS(ca=self.ca)
         self.associated(tls=tls)
         self.ca.unlink()
