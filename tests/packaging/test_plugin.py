@@ -74,7 +74,7 @@ class WheelTests(SynchronousTestCase):
             "dicomtw/encoding/dictionary.txt",
             "dicomtw/security/ffdhe3072.pem",
         }
-        plugins = {f"twisted/plugins/dicomtw_{name}.py" for name in ("plugin", "endpoints")}
+        plugins = {f"twisted/plugins/dicomtw_{name}.py" for name in ("plugin", "endpoints", "auth")}
         self.assertEqual(code, expected | data | plugins)
         self.assertTrue(any(name.startswith(info) and name.endswith("LICENSE") for name in names))
         self.assertEqual(HeaderParser().parsestr(metadata)["Version"], dicomtw.__version__)
@@ -99,6 +99,7 @@ class SdistTests(SynchronousTestCase):
             "tests/packaging/test_plugin.py",
             "twisted/plugins/dicomtw_plugin.py",
             "twisted/plugins/dicomtw_endpoints.py",
+            "twisted/plugins/dicomtw_auth.py",
         ):
             self.assertIn(name, names)
         left = {name for name in names if name.endswith((".pyc", "dropin.cache")) or "__pycache__" in name}
