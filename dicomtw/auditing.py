@@ -47,6 +47,9 @@ _PATIENT_NAME: Final = 0x00100010
 _PATIENT_ID: Final = 0x00100020
 _STUDY_INSTANCE_UID: Final = 0x0020000D
 
+#: With these an operation is refused before any service sees it, by the rules of access.
+_BY_ACCESS: Final = (status.NOT_AUTHORIZED, status.MOVE_DESTINATION_UNKNOWN)
+
 #: Takes a message, and does not block.
 Record = Callable[[AuditMessage], None]
 
@@ -252,7 +255,7 @@ class Trail:
     def begun(self, operation: Operation, refusal: DimseError | None) -> None:
         audit, request = self._audit, operation.request
         if refusal is not None:
-            if refusal.status == status.NOT_AUTHORIZED:
+            if refusal.status in _BY_ACCESS:
                 why = f"{request.message_type.name.removesuffix('-RQ')} refused: {refusal.comment}"
                 kind = events.USE_OF_RESTRICTED_FUNCTION
                 audit.alert(kind, why, self._party, Outcome.SERIOUS_FAILURE)

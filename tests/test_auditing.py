@@ -35,6 +35,7 @@ from dicomtw.security.audit.repeats import TOLD, WINDOW
 from dicomtw.security.audit.transfers import LONGEST
 from dicomtw.security.certificate import PeerCertificate
 from dicomtw.security.identity import Demand
+from dicomtw.security.remote import Remote
 from dicomtw.services import retrieve
 from dicomtw.services.query import Query
 from dicomtw.services.storage import Storage
@@ -474,6 +475,16 @@ class RetrievalTests(RetrieveTestCase):
             self.server.clock.advance(1)
         sent = self.trail.studies(SENT)
         self.assertLessEqual(sum(sum(each[2].values()) for each in sent), 3)
+
+    def test_destination_refused(self) -> None:
+        """A destination that is not for this remote is an alert; one that nobody knows is none."""
+        self.archive.fill(studies=1, series=1, instances=1)
+        entity = self.server.factory.entity
+        remote = Remote(aet="DICOMTW", host="192.0.2.1", destinations=("ELSE",))
+        access = attrs.evolve(entity.access, remotes=(remote,))
+        self.server.factory.entity = attrs.evolve(entity, access=access)
+        self.assertEqual(self.refusal("MOVE", "STUDY", StudyInstanceUID="1.1").status, 0xA801)
+        self.assertEqual(self.trail.kinds, ["110132"])
 
     def test_nothing(self) -> None:
         """Where nothing is found nothing is told."""

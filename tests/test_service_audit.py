@@ -103,7 +103,8 @@ class AuditTests(ServiceTestCase):
         """What is written where is said at the start; UDP has a warning."""
         server = self.server(audit="udp:log", audit_required=True)
         configuration = Configuration(servers=(server,))
-        expected = f"audit messages go to udp:log:514, and wait in {self.store}/.state, without which nobody associates"
+        expected = f"audit messages go to udp:log:514, and wait in {self.store}/.state"
+        expected += ", without which nobody associates"
         self.assertIn(expected, describe(server, configuration))
         self.assertTrue(any("tls: is better" in line for line in warnings_of(server, configuration)))
         server = self.server(audit="tls:log")

@@ -12,6 +12,7 @@ from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from enum import Enum
+from functools import cache
 from typing import Final
 
 import attrs
@@ -20,6 +21,7 @@ import attrs
 LONGEST_TEXT: Final = 1024
 
 _NO_TEXT: Final = re.compile("[^ -~\xa0-\u2027\u202a-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_PLAIN: Final = re.compile("[ !#-%'-;=?-~]*")
 _ESCAPES: Final = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;"})
 
 
@@ -50,9 +52,6 @@ class Code:
     code: str
     system: str
     meaning: str
-
-    def attributes(self) -> dict[str, str]:
-        return {"csd-code": self.code, "codeSystemName": self.system, "originalText": self.meaning}
 
 
 @attrs.frozen(kw_only=True)
@@ -116,9 +115,9 @@ class AuditMessage:
                 "EventOutcomeIndicator": self.outcome.value,
             },
         )
-        yield _empty("EventID", self.event.attributes())
+        yield _coded("EventID", self.event)
         for code in self.types:
-            yield _empty("EventTypeCode", code.attributes())
+            yield _coded("EventTypeCode", code)
         if self.outcome_description:
             yield _with_text("EventOutcomeDescription", text(self.outcome_description))
         yield "</EventIdentification>"
@@ -144,7 +143,7 @@ def _participant(participant: Participant) -> Iterator[str]:
         attributes["NetworkAccessPointTypeCode"] = "2" if is_ip_address(participant.access_point) else "1"
     yield _opened("ActiveParticipant", attributes)
     for role in participant.roles:
-        yield _empty("RoleIDCode", role.attributes())
+        yield _coded("RoleIDCode", role)
     yield "</ActiveParticipant>"
 
 
@@ -157,7 +156,7 @@ def _object(one: ParticipantObject) -> Iterator[str]:
             "ParticipantObjectTypeCodeRole": one.role,
         },
     )
-    yield _empty("ParticipantObjectIDTypeCode", one.id_type.attributes())
+    yield _coded("ParticipantObjectIDTypeCode", one.id_type)
     if one.query is not None:
         yield _with_text("ParticipantObjectQuery", _base64(one.query))
     else:
@@ -176,7 +175,10 @@ def _object(one: ParticipantObject) -> Iterator[str]:
 
 def text(value: str, longest: int | None = LONGEST_TEXT) -> str:
     """A value as it can stand in XML, in an attribute too."""
-    return _NO_TEXT.sub("\ufffd", value[:longest]).translate(_ESCAPES)
+    value = value[:longest]
+    if _PLAIN.fullmatch(value):  # as a rule
+        return value
+    return _NO_TEXT.sub("\ufffd", value).translate(_ESCAPES)
 
 
 def is_ip_address(host: str) -> bool:
@@ -197,6 +199,13 @@ def _empty(name: str, attributes: Mapping[str, str], longest: int | None = LONGE
 
 def _attributes(attributes: Mapping[str, str], longest: int | None) -> str:
     return "".join(f' {name}="{text(value, longest)}"' for name, value in attributes.items())
+
+
+@cache
+def _coded(name: str, code: Code) -> str:
+    """A coded value; there are as many of these as are written down in `events`."""
+    values = {"csd-code": code.code, "codeSystemName": code.system, "originalText": code.meaning}
+    return _empty(name, values)
 
 
 def _with_text(name: str, escaped: str) -> str:

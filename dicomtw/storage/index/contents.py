@@ -19,11 +19,13 @@ _ABOUT: Final = (
 
 def contents_of(readers: Readers, ids: array[int]) -> list[Content]:
     """What the instances with these ids are; those that are gone are left out. Raises `IndexFault`."""
-    counts: Counter[tuple[str, ...]] = Counter()
+    counts: Counter[tuple[str, str, str, str, str, str]] = Counter()
     with readers.reading() as connection:
         for at in range(0, len(ids), CHUNK):
             chunk = ids[at : at + CHUNK]
             statement = _ABOUT.format(", ".join("?" * len(chunk)))
-            for *about, count in connection.execute(statement, chunk):
-                counts[tuple(each or "" for each in about)] += count
+            for directory, study, accession, patient, name, sop_class, count in connection.execute(
+                statement, chunk
+            ):
+                counts[directory, study, accession or "", patient or "", name or "", sop_class] += count
     return [Content(*about, count) for about, count in counts.items()]
