@@ -11,6 +11,9 @@ from typing import IO, Any
 from twisted.logger import FileLogObserver, ILogObserver, LogEvent, formatEvent
 from twisted.python.logfile import LogFile
 
+#: Characters of a message.
+LONGEST_MESSAGE = 8000
+
 
 def format_event(event: LogEvent) -> str | None:
     """An event as one line: time (RFC 3339, UTC), level, system, message, an association's fields."""
@@ -18,7 +21,7 @@ def format_event(event: LogEvent) -> str | None:
         "time": _timestamp(event.get("log_time", 0.0)),
         "level": event["log_level"].name if "log_level" in event else "info",
         "system": event.get("log_namespace", "-"),
-        "message": formatEvent(event),
+        "message": formatEvent(event)[:LONGEST_MESSAGE],
     }
     if "association" in event:
         record["association"] = event["association"]

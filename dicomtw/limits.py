@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterable, Iterator
 from typing import Final, Generic, Protocol, TypeVar
 
 import attrs
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from dicomtw.security.addresses import host_of
+from dicomtw.security.rates import Rates
 
 #: Connections without an association there may be besides two for each that is possible.
 _SPARE: Final = 64
 #: Descriptors kept for threads, the index and the log besides those that are open at the start.
 _DESCRIPTORS_KEPT: Final = 24
-#: Of an IPv6 address this much is one host: whoever has one address has all of its network (RFC 4291 2.5.4).
-_IPV6_PREFIX: Final = 64
+#: Log lines a minute about connections that come to no association: of one host, and in all.
+LINES_PER_HOST: Final = 300
+LINES: Final = 1000
+#: Of what the log leaves out it says each so many seconds how much that was; hosts that it names then.
+_SUMMED_UP: Final = 60.0
+_HOSTS_NAMED: Final = 20
 
 
 @attrs.frozen(kw_only=True)
@@ -68,19 +76,6 @@ class Limits:
 def descriptors_for_connections(limit: int, in_use: int, servers: int) -> int:
     """What is left of `limit` descriptors for each of so many servers, when so many are in use at rest."""
     return max(4, (limit - in_use - _DESCRIPTORS_KEPT) // servers)
-
-
-def host_of(address: str) -> str:
-    """What an address is counted as: itself, of IPv6 its network of 64 bits; empty for none."""
-    try:
-        parsed = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return address
-    if parsed.version == 4:
-        return str(parsed)
-    if parsed.ipv4_mapped is not None:
-        return str(parsed.ipv4_mapped)
-    return str(ipaddress.ip_network((int(parsed), _IPV6_PREFIX), strict=False))
 
 
 class Connection(Protocol):
@@ -174,3 +169,36 @@ def turn_out_longest(waiting: Iterable[C], why: str) -> None:
     longest = next((one for one in waiting if not one.closing), None)
     if longest is not None:
         longest.turn_out(why)
+
+
+class Lines:
+    """The log's lines about connections that come to no association: a flood of these is none of lines."""
+
+    log = Logger()
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self._clock = clock
+        self._of_host = Rates(LINES_PER_HOST)
+        self._of_all = Rates(LINES)
+        #: How many are left out, by host.
+        self._left_out: dict[str, int] = {}
+
+    def take(self, address: str) -> bool:
+        """Whether one of this peer gets its line."""
+        host, now = host_of(address), self._clock.seconds()
+        if self._of_host.take(host, now) and self._of_all.take("", now):
+            return True
+        if not self._left_out:
+            self._clock.callLater(_SUMMED_UP, self._sum_up)
+        named = host if host in self._left_out or len(self._left_out) < _HOSTS_NAMED else ""
+        self._left_out[named] = self._left_out.get(named, 0) + 1
+        return False
+
+    def _sum_up(self) -> None:
+        left_out, self._left_out = self._left_out, {}
+        for host, count in left_out.items():
+            self.log.warn(
+                "{count} more connections from {host} came to no association",
+                count=count,
+                host=host or "other hosts",
+            )

@@ -24,7 +24,7 @@ from zope.interface import implementer
 
 from dicomtw.acceptor import AcceptedAssociation, ApplicationEntity
 from dicomtw.association import PROGRESS, Association, Hold
-from dicomtw.limits import Crowd, turn_out_longest
+from dicomtw.limits import Crowd, Lines, turn_out_longest
 from dicomtw.limits import Limits as Limits  # for those who make a factory
 from dicomtw.security.access import LOCAL_LIMIT_EXCEEDED, TEMPORARY_CONGESTION, Standing
 from dicomtw.security.certificate import PeerCertificate
@@ -48,8 +48,9 @@ T = TypeVar("T")
 #: TLS to say goodbye, which Twisted would wait for without end).
 CLOSE_GRACE = 2.0
 
-#: Log lines a minute about connections from networks that nobody is spoken with from.
-_STRANGERS_TOLD = 60
+#: Log lines a minute about connections from networks that nobody is spoken with from, and of hosts that are
+#: put off for they come too often.
+_TURNED_AWAY_TOLD = 60
 
 #: States in which the next PDU is the peer's to send, besides Sta6.
 _PEER_IS_DUE = (State.Sta5, State.Sta7, State.Sta9, State.Sta10, State.Sta11, State.Sta12)
@@ -297,7 +298,9 @@ class DicomProtocol(AssociationProtocol):
         #: What the answer to the peer's proposal waits for.
         self._awaited: Deferred[Any] | None = None
         self._standing: Standing | None = None
-        self._is_stranger = False
+        #: By where it comes from, whoever it is.
+        self._is_turned_away = False
+        self._was_associated = False
         #: Why it was closed before any association; empty if it was not.
         self._turned_out = ""
 
@@ -332,18 +335,20 @@ class DicomProtocol(AssociationProtocol):
         """The transport has the address of the peer itself, be there a front end between us or not."""
         why = self._server.entity.access.stranger(self._host())
         if why:
-            self._is_stranger = True
+            self._is_turned_away = True
             self.turn_out(why)
         else:
             self._server.crowd.peer_known(self, self._host(), self.limits.waiting_per_host)
 
     def _log_summary(self, reason: Failure) -> None:
-        if self._is_stranger:
-            untold = self._server.tell_of_stranger()
+        if self._is_turned_away:
+            untold = self._server.tell_of_turned_away()
             if untold is None:
                 return
             if untold:
-                self.association.ended += f", nor were {untold} before it that the log is silent about"
+                self.association.ended += f"; before it {untold} were turned away without a line"
+        elif not (self._was_associated or self._server.lines.take(self._host())):
+            return
         super()._log_summary(reason)
 
     def _host(self) -> str:
@@ -373,6 +378,7 @@ class DicomProtocol(AssociationProtocol):
     def standing(self) -> Standing:
         if self._standing is None:
             self._standing = self._server.register.asked(self._host(), self.clock.seconds())
+            self._is_turned_away = self._standing.host_is_hasty or self._standing.host_is_rejected
         return self._server.standing(self._standing, self.association.calling_ae_title)
 
     def rejected(self) -> None:
@@ -396,6 +402,7 @@ class DicomProtocol(AssociationProtocol):
         return deferLater(self.clock, seconds)
 
     def associated(self) -> None:
+        self._was_associated = True
         self._server.crowd.set_associated(self, True)
         self._server.register.accepted(self.association.calling_ae_title, self.clock.seconds())
         super().associated()
@@ -418,9 +425,10 @@ class DicomFactory(Factory):
         self.clock = clock
         self.resolve = resolve
         self.crowd: Crowd[DicomProtocol] = Crowd()
+        self.lines = Lines(clock)
         self.register = Register(entity.access)
-        self._strangers_told = TokenBucket(_STRANGERS_TOLD, clock.seconds())
-        self._strangers_untold = 0
+        self._turned_away_told = TokenBucket(_TURNED_AWAY_TOLD, clock.seconds())
+        self._turned_away_untold = 0
         self._draining = False
         self._drained: Deferred[None] | None = None
 
@@ -454,12 +462,12 @@ class DicomFactory(Factory):
             is_hasty=self.register.is_hasty(calling_ae_title, self.clock.seconds()),
         )
 
-    def tell_of_stranger(self) -> int | None:
-        """How many connections of strangers are to be told of besides one; None: not that one either."""
-        if not self._strangers_told.take(self.clock.seconds()):
-            self._strangers_untold += 1
+    def tell_of_turned_away(self) -> int | None:
+        """How many connections that were turned away the log still owes a word besides one; None: wait."""
+        if not self._turned_away_told.take(self.clock.seconds()):
+            self._turned_away_untold += 1
             return None
-        untold, self._strangers_untold = self._strangers_untold, 0
+        untold, self._turned_away_untold = self._turned_away_untold, 0
         return untold
 
     def full(self, protocol: DicomProtocol) -> tuple[A_ASSOCIATE_RJ, str] | None:

@@ -27,6 +27,7 @@ from dicomtw.config import Configuration, Server
 from dicomtw.config import state_directory as state_directory
 from dicomtw.destinations import RemoteDestinations, limits_of
 from dicomtw.errors import IndexFault
+from dicomtw.limits import descriptors_for_connections
 from dicomtw.names import Names
 from dicomtw.process import Process as Process  # for those who start a service
 from dicomtw.process import StartError
@@ -208,7 +209,7 @@ class DicomService(Service):
             self._start_audit()
         except StartError as error:
             self._give_up(str(error))
-        _raise_descriptor_limit()
+        self._fit_limits(_raise_descriptor_limit())
         for server in self._configuration.servers:
             for line in describe(server, self._configuration):
                 self.log.info("{line}", line=line)
@@ -217,6 +218,26 @@ class DicomService(Service):
         if self._owner is not None:
             tls_listening.tell_unreadable()
         self._reactor.callWhenRunning(self._catch_signals)
+
+    def _fit_limits(self, descriptors: int) -> None:
+        """No more connections than there are file descriptors for: each server has its share of them."""
+        share = descriptors_for_connections(descriptors, _descriptors_in_use(), len(self.factories))
+        for factory in self.factories:
+            wanted, factory.limits = factory.limits, factory.limits.fitted(share)
+            for what, limit, asked in (
+                ("associations", factory.limits.max_associations, wanted.max_associations),
+                ("connections without one", factory.limits.waiting, wanted.waiting),
+            ):
+                if limit < asked:
+                    self.log.warn(
+                        "{descriptors} file descriptors (ulimit -n) are too few: {aet} has {limit} {what}, "
+                        "not {asked}",
+                        descriptors=descriptors,
+                        aet=factory.entity.access.ae_title,
+                        limit=limit,
+                        what=what,
+                        asked=asked,
+                    )
 
     def _make_store(self, server: Server) -> None:
         store = Path(os.path.abspath(server.store))
@@ -359,8 +380,17 @@ class DicomService(Service):
         return DeferredList(waiting).addBoth(ended).addBoth(told)
 
 
-def _raise_descriptor_limit() -> None:
-    """Each association takes a descriptor for its connection, and one or more for files."""
+def _raise_descriptor_limit() -> int:
+    """Each association takes a descriptor for its connection, and one or more for files. How many we have."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if soft == resource.RLIM_INFINITY else soft
+
+
+def _descriptors_in_use() -> int:
+    try:
+        return len(os.listdir("/proc/self/fd"))
+    except OSError:
+        return 32  # about as many

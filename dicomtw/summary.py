@@ -22,6 +22,9 @@ NOTHING_SAID = "closed by the peer before any association"
 #: Names of one kind that the line tells; the JSON fields have them all.
 _NAMES = 5
 
+#: Characters of the line; what is cut is in the JSON fields.
+LONGEST_LINE = 4000
+
 #: Operations that the line has words for; others are counted by their names.
 _TOLD = ("C-STORE", "C-ECHO")
 
@@ -95,7 +98,12 @@ def log_summary(association: Association, *, peer: str, tls: str, seconds: float
     parts += [f"{seconds:.3f} s", ended]
     orderly = not failures and not association.unfinished and ended in ("released", NOTHING_SAID)
     level = LogLevel.info if orderly else LogLevel.warn
-    _log.emit(level, "{summary}", summary="; ".join(parts), association=fields)
+    _log.emit(level, "{summary}", summary=abridged("; ".join(parts)), association=fields)
+
+
+def abridged(line: str) -> str:
+    """As much of a line as the log takes: whatever a peer has put into it."""
+    return line if len(line) <= LONGEST_LINE else f"{line[:LONGEST_LINE]}..."
 
 
 def _name(uid: str) -> str:

@@ -7,7 +7,7 @@ from twisted.internet.testing import StringTransport
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
-from dicomtw.limits import Crowd, Limits, descriptors_for_connections, host_of
+from dicomtw.limits import LINES, LINES_PER_HOST, Crowd, Limits, descriptors_for_connections
 from dicomtw.proxy import ProxyFactory
 from dicomtw.services.verification import Verification
 from dicomtw.testing import MemoryServer, Peer, associate_rq
@@ -51,17 +51,6 @@ class LimitsTests(SynchronousTestCase):
         """What is in use at the start and 24 besides are nobody's; the servers share the rest."""
         self.assertEqual(descriptors_for_connections(1024, 20, 1), 980)
         self.assertEqual(descriptors_for_connections(1024, 20, 2), 490)
-
-
-class HostTests(SynchronousTestCase):
-    def test_hosts(self) -> None:
-        """An IPv4 address is a host however it is written, of IPv6 the network of 64 bits is."""
-        self.assertEqual(host_of("192.0.2.1"), host_of("::ffff:192.0.2.1"))
-        self.assertNotEqual(host_of("192.0.2.1"), host_of("192.0.2.2"))
-        self.assertEqual(host_of("2001:db8:0:1::1"), host_of("2001:db8:0:1:ffff::2"))
-        self.assertNotEqual(host_of("2001:db8:0:1::1"), host_of("2001:db8:0:2::1"))
-        self.assertEqual(host_of("fe80::1%eth0"), host_of("fe80::2"))
-        self.assertEqual(host_of(""), "")
 
 
 class ServerTestCase(SynchronousTestCase):
@@ -181,3 +170,42 @@ class OpenTests(ServerTestCase):
         refused.send(associate_rq({1: ("1.2.840.10008.1.1", "1.2.840.10008.1.2")}))
         self.assertEqual(refused.received(), [])
         self.assertFalse(refused.connected)
+
+
+class LineTests(ServerTestCase):
+    def said(self, *hosts: str) -> list[str]:
+        """What the log says when connections from these hosts come to no association."""
+        with capturedLogs() as events:
+            for host in hosts:
+                self.server.connect(host).close()
+        return [event["summary"] for event in events if "association" in event]
+
+    def test_flood(self) -> None:
+        """So many lines a minute are about one host; of the rest one line says how many they were."""
+        self.serve(Limits())
+        self.assertEqual(len(self.said(*["192.0.2.1"] * (LINES_PER_HOST + 50))), LINES_PER_HOST)
+        self.assertEqual(len(self.said("192.0.2.2")), 1)
+        with capturedLogs() as events:
+            self.server.clock.advance(60)
+        (event,) = events
+        self.assertEqual((event["count"], event["host"]), (50, "192.0.2.1"))
+        self.assertEqual(len(self.said("192.0.2.1")), 1)
+        self.assertEqual(self.server.clock.getDelayedCalls(), [])
+
+    def test_flood_from_everywhere(self) -> None:
+        """In all there are so many lines a minute, and few that sum up."""
+        self.serve(Limits())
+        hosts = [f"192.0.{number // 200}.{number % 200}" for number in range(LINES + 500)]
+        self.assertEqual(len(self.said(*hosts)), LINES)
+        with capturedLogs() as events:
+            self.server.clock.advance(60)
+        self.assertEqual(len(events), 21)
+        self.assertEqual(sum(event["count"] for event in events), 500)
+
+    def test_associations_have_their_lines(self) -> None:
+        """However many there were before, an association leaves its line."""
+        self.serve(Limits())
+        self.said(*["192.0.2.1"] * (LINES_PER_HOST + 1))
+        with capturedLogs() as events:
+            self.associated("192.0.2.1").close()
+        self.assertEqual(len([event for event in events if "association" in event]), 1)
