@@ -18,7 +18,9 @@ from __future__ import annotations
 
 import hmac
 import os
+import warnings
 from collections.abc import Iterable, Sequence
+from importlib import import_module
 from typing import Any
 
 import attrs
@@ -30,6 +32,8 @@ from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from zope.interface import Attribute, Interface, implementer
 
 from dicomtw.security.identity import MAXIMUM_RESPONSE, Demand, Identity, IdentityPolicy, kind_of
+from dicomtw.threaded import InThreads
+from dicomtw.threaded import Unavailable as Unavailable  # for those who write checkers
 from dicomtw.ul.items import UserIdentityRQ, UserIdentityType
 
 
@@ -194,10 +198,6 @@ def _authenticated(avatar: Any, kind: UserIdentityType) -> tuple[Identity, bytes
     return Identity(name, kind), response
 
 
-class Unavailable(Exception):
-    """What a checker may raise if it cannot say now whether a user is who he says: one line for the log."""
-
-
 def reason(fault: BaseException, item: UserIdentityRQ) -> str:
     """What a checker says about why it does not let somebody in, on one line; empty if secrets are in it."""
     said = str(fault)
@@ -232,9 +232,22 @@ def checker_of(description: str) -> Any:
     except Exception as error:  # a plugin's, and it may raise anything
         said = " ".join((str(error) or type(error).__name__).split())
         raise AuthFault(f"--auth={name}: {said} (it takes: {_takes(factory)})") from None
+    if name == "unix":
+        _load_crypt()
+        checker = InThreads(checker)
     if not ICredentialsChecker.providedBy(checker) or not kinds_of(checker.credentialInterfaces):
         raise AuthFault(f"--auth={name}: the plugin has made no checker of user identities")
     return checker
+
+
+def _load_crypt() -> None:
+    """What Twisted's checker of the users of this machine would import at the first login."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import_module("crypt")
+    except ImportError:
+        raise AuthFault("--auth=unix: it needs the module crypt, which this Python has no longer") from None
 
 
 def kinds_of(interfaces: Iterable[Any]) -> frozenset[UserIdentityType]:

@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from twisted.cred.checkers import ICredentialsChecker
 from twisted.cred.credentials import IUsernamePassword
 from twisted.cred.error import UnauthorizedLogin
-from twisted.internet.defer import Deferred, DeferredSemaphore, fail, maybeDeferred, succeed
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from dicomtw.authentication import IUsername, Unavailable
+from dicomtw.authentication import IUsername
 from dicomtw.security import passwords
-
-#: Checks of one file at a time: each has a thread and its memory, 32 MiB, to itself.
-AT_A_TIME = 2
-#: Those that wait for them; who comes later cannot be served now.
-WAITING = 32
-
-#: Calls a function in a thread.
-InThread = Callable[[Callable[[], Any]], "Deferred[Any]"]
-
-
-class TooManyChecks(Unavailable):
-    """So many users are being checked that this one cannot be, now."""
+from dicomtw.threaded import InThread, Turns
 
 
 @implementer(ICredentialsChecker)
@@ -41,8 +30,7 @@ class ScryptChecker:
 
     def __init__(self, path: Path, in_thread: InThread | None = None) -> None:
         self._path = path
-        self._in_thread = in_thread
-        self._turn = DeferredSemaphore(AT_A_TIME)
+        self._turns = Turns(in_thread)
         self._known: tuple[object, dict[str, passwords.Hashed]] | None = None
 
     def requestAvatarId(self, credentials: Any) -> Deferred[bytes | tuple[()]]:
@@ -50,30 +38,9 @@ class ScryptChecker:
         return Deferred.fromCoroutine(self._check(credentials.username, credentials.password))
 
     async def _check(self, name: bytes, passcode: bytes) -> bytes | tuple[()]:
-        if len(self._turn.waiting) >= WAITING:
-            raise TooManyChecks(f"{WAITING} users wait to be checked")
-        await self._turn.acquire()
-        if not await self._matches(name, passcode):
+        if not await self._turns.call(lambda: self._find_and_match(name, passcode)):
             raise UnauthorizedLogin("wrong name or passcode")
         return name
-
-    def _matches(self, name: bytes, passcode: bytes) -> Deferred[bool]:
-        in_thread: InThread | None = self._in_thread
-        if in_thread is None:
-            from twisted.internet.threads import deferToThread
-
-            in_thread = deferToThread
-        # Who waits may go away, the thread does not: its turn ends when it does.
-        told: Deferred[bool] = Deferred(lambda _: None)
-        ended: Deferred[bool] = maybeDeferred(in_thread, lambda: self._find_and_match(name, passcode))
-
-        def end(outcome: Any) -> None:
-            self._turn.release()
-            if not told.called:
-                told.callback(outcome)
-
-        ended.addBoth(end)
-        return told
 
     def _find_and_match(self, name: bytes, passcode: bytes) -> bool:
         """In a thread."""

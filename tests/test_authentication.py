@@ -11,7 +11,7 @@ from typing import Any
 from twisted.cred.checkers import FilePasswordDB, ICredentialsChecker
 from twisted.cred.credentials import IAnonymous, IUsernameHashedPassword, IUsernamePassword
 from twisted.cred.error import LoginFailed, UnauthorizedLogin
-from twisted.internet.defer import CancelledError, Deferred, fail, maybeDeferred
+from twisted.internet.defer import CancelledError, Deferred, fail, maybeDeferred, succeed
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
@@ -25,14 +25,16 @@ from dicomtw.authentication import (
     IKerberosTicket,
     ISAMLAssertion,
     IUsername,
+    Unavailable,
     authentication_of,
     checker_of,
     credentials_of,
     reason,
 )
-from dicomtw.checkers import AT_A_TIME, WAITING, ScryptChecker, TooManyChecks, UsernamesChecker
+from dicomtw.checkers import ScryptChecker, UsernamesChecker
 from dicomtw.security.identity import Demand, Identity, IdentityPolicy
 from dicomtw.security.passwords import Hashed, put
+from dicomtw.threaded import AT_A_TIME, WAITING, InThreads
 from dicomtw.ul.items import UserIdentityRQ, UserIdentityType
 
 POLICY = IdentityPolicy(demand=Demand.OPTIONAL, kinds=frozenset(UserIdentityType))
@@ -272,7 +274,7 @@ class ScryptTests(SynchronousTestCase):
         checker = ScryptChecker(self.path, threads)
         logins = [self.login(checker) for _ in range(AT_A_TIME + WAITING)]
         self.assertEqual(len(threads.running), AT_A_TIME)
-        self.failureResultOf(self.login(checker), TooManyChecks)
+        self.failureResultOf(self.login(checker), Unavailable)
         threads.end_one()
         self.assertEqual(self.successResultOf(logins[0]), b"alice")
         self.assertEqual(len(threads.running), AT_A_TIME)
@@ -313,3 +315,29 @@ class UsernamesTests(SynchronousTestCase):
                 self.assertEqual(self.successResultOf(answer), name.encode())
             else:
                 self.failureResultOf(answer, UnauthorizedLogin)
+
+
+class InThreadsTests(SynchronousTestCase):
+    def test_answers(self) -> None:
+        """A checker that blocks is asked in a thread, and what it says is what it says."""
+        for answer, expected in ((b"alice", b"alice"), (succeed(b"alice"), b"alice")):
+            threads = Threads()
+            checker = InThreads(Checker(answer), threads)
+            verifyObject(ICredentialsChecker, checker)
+            self.assertEqual(checker.credentialInterfaces, (IUsernamePassword,))
+            asked = checker.requestAvatarId(credentials_of(item()))
+            self.assertNoResult(asked)
+            threads.end_one()
+            self.assertEqual(self.successResultOf(asked), expected)
+        for fault in (UnauthorizedLogin(), OSError("down")):
+            checker = InThreads(Checker(fault), maybeDeferred)
+            self.failureResultOf(checker.requestAvatarId(credentials_of(item())), type(fault))
+
+    def test_users_of_the_machine(self) -> None:
+        """Twisted's checker of the users of this machine is one that blocks."""
+        try:
+            checker = checker_of("unix")
+        except AuthFault as fault:
+            self.assertIn("it needs the module crypt", str(fault))
+        else:
+            self.assertIsInstance(checker, InThreads)
