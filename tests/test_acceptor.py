@@ -100,7 +100,21 @@ class StrangerTests(AcceptorTestCase):
         self.assertEqual(strangers(40), [])
         server.clock.advance(1)
         (line,) = strangers(1)
-        self.assertIn("nor were 40 before it that the log is silent about", line)
+        self.assertIn("before it 40 were turned away without a line", line)
+
+    def test_log_of_those_put_off_is_bounded(self) -> None:
+        """So it is with hosts that come too often, while what others do has its line each."""
+        server = self.server(Remote(aet="CT"), associations_per_minute_per_host=1)
+        self.assertEqual(self.asked(server)[1], ACCEPTED)
+        with capturedLogs() as events:
+            for _ in range(100):
+                peer, rejection = self.asked(server)
+                self.assertEqual(rejection, LATER)
+                peer.close()
+            peer, rejection = self.asked(server, host="192.0.2.2")
+            self.assertEqual(rejection, ACCEPTED)
+            peer.close()
+        self.assertEqual(len(events), 61)
 
     def test_local_socket(self) -> None:
         """Who comes through a local socket is of no network."""
