@@ -151,6 +151,10 @@ class OptionTests(CommandLineTestCase):
                 "tls-crl": ["--tls-ca=c"],
                 "tls-verify": ["--tls-ca=c"],
                 "user-identity": ["--auth=unix"],
+                "audit-ca": ["--audit=tls:a"],
+                "audit-cert": ["--audit=tls:a"],
+                "audit-key": ["--audit=tls:a", "--audit-cert=c"],
+                "audit-required": ["--audit=udp:a"],
             }
             words = [word, *needs.get(name, []), *(["--tls"] if name.startswith("tls-") else [])]
             if name in ("log-format", "remote"):
