@@ -2,7 +2,7 @@
 
 A `Kind` is a row of the tables in `good` and `hostile`. What a member does in one visit is a case, as those
 of tests/conformance are: what is sent, and what must be seen; a visit that sees anything else is counted.
-Each member calls from a host (127.1.x.y) of its own. Visits and acknowledged objects are written down line
+Each member calls from a host (127.x.y.z) of its own. Visits and acknowledged objects are written down line
 by line, so that they outlive whatever happens to the process.
 """
 
@@ -195,7 +195,7 @@ def run(plan: Plan, kinds: Mapping[str, Kind]) -> None:
             recovery=2 * PATIENCE,
             has=frozenset({"called-ae"}),
             decided=True,
-            source=f"127.1.{plan.number}.{number + 1}",
+            source=f"127.{10 + number // 250}.{plan.number}.{number % 250 + 1}",
         )
         member = Member(
             place=plan.place,
