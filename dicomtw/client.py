@@ -40,6 +40,7 @@ from dicomtw.requestor import Proposal, RequestedAssociation
 from dicomtw.scu import SCU
 from dicomtw.security.certificate import sha256_from
 from dicomtw.security.identity import UserIdentity as UserIdentity  # for those who associate
+from dicomtw.security.passwords import passcode_in
 from dicomtw.security.remote import Remote, parse_peer
 from dicomtw.security.renewal import RenewedContext
 from dicomtw.security.tls import Contents, TLSError, TLSFiles, client_context
@@ -133,8 +134,9 @@ def associate(
     `peer` is ``AET@host:port``, ``host:port``, a client endpoint string of Twisted's, an endpoint, or a
     `security.remote.Remote`. `services` is what we perform for the peer: a storage service gets what C-GET
     asks for. Where a remote, or a peer with ``,tls``, wants TLS, it is verified, unless `tls` says otherwise.
-    `user_identity` says who our user is; what the peer answers, if it is asked to, is the association's
-    `user_identity_response`. Whether a passcode goes over a connection without TLS is for the caller to say.
+    `user_identity` says who our user is, by default who the remote's settings say; what the peer answers, if
+    it is asked to, is the association's `user_identity_response`. Whether a passcode goes over a connection
+    without TLS is for the caller to say.
     `disk` has the threads for what is read and stored; by default they are the reactor's.
     A connection that cannot be opened and a transient rejection are tried again `retries` times, after
     `retry_delay` seconds each; by default that is up to the remote, or never, and 5 seconds.
@@ -153,6 +155,7 @@ def associate(
         retries = peer.retries if retries is None else retries
         retry_delay = peer.retry_delay if retry_delay is None else retry_delay
         implementation_version_name &= not peer.no_implementation_version_name
+        user_identity = user_identity or user_of(peer)
     performed = tuple(services)
     registry = ServiceRegistry(performed)
     proposed = tuple(
@@ -365,6 +368,21 @@ def certified_name(tls: TLS, host: str) -> str:
     except ValueError:
         raise ValueError(f"{host!r} is no name that a certificate could be for") from None
     return host
+
+
+def user_of(remote: Remote) -> UserIdentity | None:
+    """Who our user is to a remote as its settings say; None if they do not. The file of the passcode is read.
+
+    Raises `ValueError`.
+    """
+    if not remote.user:
+        return None
+    if remote.password_file is None:
+        return UserIdentity.username(remote.user)
+    try:
+        return UserIdentity.username_and_passcode(remote.user, passcode_in(remote.password_file))
+    except OSError as error:
+        raise ValueError(f"cannot read {remote.password_file}: {error.strerror}") from None
 
 
 def tls_with(remote: Remote, *, verify: bool = True) -> TLS | None:

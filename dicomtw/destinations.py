@@ -7,7 +7,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from dicomtw.client import TLS, associate, certified_name, tls_with
+from dicomtw.client import TLS, associate, certified_name, tls_with, user_of
 from dicomtw.config import Server
 from dicomtw.errors import NotConnected
 from dicomtw.feed import Disk
@@ -44,8 +44,9 @@ def tls_of(remote: Remote) -> TLS | None:
 
 
 def fault_of(remote: Remote, tls: TLS | None) -> str:
-    """Why there can be no TLS with a remote, in one line; empty where there can. Blocks: `tls` is loaded."""
+    """Why a remote's files are of no use, in one line; empty if they are. Blocks: they are read."""
     try:
+        user_of(remote)
         if tls is not None and remote.host:
             certified_name(tls, remote.host)
         if tls is not None:
@@ -75,7 +76,7 @@ class RemoteDestinations:
         return ae_title in self._destinations
 
     def faults(self) -> list[str]:
-        """What of TLS is not as it should be, a line each. Blocks: certificates are read, once for all."""
+        """What of their files is not as it should be, a line each. Blocks: certificates are read once."""
         found = (fault_of(remote, tls) for remote, tls in self._known)
         return [fault for fault in found if fault]
 

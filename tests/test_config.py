@@ -244,6 +244,8 @@ class ValueTests(ConfigTestCase):
             tls-cert = "cert.pem"
             tls-key = "key.pem"
             tls-sha256 = ["AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB"]
+            user = "archive"
+            password-file = "passcode"
             operations = ["echo", "move"]
             retries = 3
             retry-delay = 0.5
@@ -258,6 +260,8 @@ class ValueTests(ConfigTestCase):
             tls_cert="cert.pem",
             tls_key="key.pem",
             tls_sha256=["abababababababababababababababababababababababababababababababab"],
+            user="archive",
+            password_file="passcode",
             operations=("echo", "move"),
             retries=3,
             retry_delay=0.5,
@@ -275,6 +279,9 @@ class ValueTests(ConfigTestCase):
             f"tls-sha256 = ['{'0' * 64}']": "tls-sha256 needs tls",
             "tls = true\ntls-sha256 = ['abc']": "tls-sha256 takes a list of values, each a SHA-256 fingerprint: "
             "64 hex digits, with or without colons, not ['abc']",
+            "password-file = 'p'": "password-file needs user",
+            "user = 'a'\npassword-file = 'p'\ntls = true": "password-file needs tls, and tls-ca or "
+            "tls-sha256: others would get the passcode",
             "retries = -1": "retries takes a whole number of times from 0 to 100, not -1",
         }
         for text, fault in cases.items():

@@ -11,7 +11,8 @@ from twisted.internet.error import ConnectionRefusedError as RefusedError
 from twisted.trial.unittest import SynchronousTestCase
 
 from dicomtw import client
-from dicomtw.client import TLS
+from dicomtw.acceptor import AcceptedAssociation
+from dicomtw.client import TLS, UserIdentity, user_of
 from dicomtw.config import Server
 from dicomtw.destinations import RemoteDestinations, fault_of, tls_of
 from dicomtw.errors import Cancelled, NotConnected
@@ -19,6 +20,7 @@ from dicomtw.feed import Disk
 from dicomtw.security.remote import Remote
 from dicomtw.services.storage import Storage
 from dicomtw.testing import MemoryServer, MemoryStore, at_once
+from dicomtw.ul.items import UserIdentityRQ
 from tests.security.test_tls import identity
 from tests.test_client import EVR, Network
 
@@ -55,6 +57,41 @@ class AssociateTests(DestinationTestCase):
         self.assertIs(association._disk, self.disk)
         self.assertEqual(association._shell.limits.dimse_timeout, 7)
         self.assertEqual(self.network.tried, [("192.0.2.7", 104)])
+
+    def test_user(self) -> None:
+        """A remote is told who the server's user is, with the passcode that its file has now."""
+        passcode = Path(self.mktemp()).absolute()
+        pin = {"tls": True, "tls_sha256": ["00" * 32]}
+        cases: list[tuple[dict[str, Any], UserIdentity | None]] = [
+            ({}, None),
+            ({"user": "archive"}, UserIdentity.username("archive")),
+            (
+                {"user": "archive", "password_file": passcode, **pin},
+                UserIdentity.username_and_passcode("archive", b"ses ame"),
+            ),
+        ]
+        passcode.write_bytes(b"ses ame\r\nmore\n")
+        for settings, expected in cases:
+            self.assertEqual(user_of(self.remote(**settings)), expected)
+        seen: list[Any] = []
+        self.patch(
+            AcceptedAssociation,
+            "associate_indication",
+            lambda one, rq: seen.append(rq.user_information.first(UserIdentityRQ)),
+        )
+        self.associating(self.made(self.remote(user="archive")))
+        self.assertEqual(seen, [UserIdentityRQ(1, False, b"archive")])
+
+    def test_no_passcode(self) -> None:
+        """Without its passcode there is no association, and the start says so."""
+        passcode = Path(self.mktemp()).absolute()
+        remote = self.remote(user="a", password_file=passcode, tls=True, tls_sha256=["00" * 32])
+        said = f"cannot read {passcode}: No such file or directory"
+        failure = self.failureResultOf(self.associating(self.made(remote)), NotConnected)
+        self.assertEqual(failure.getErrorMessage(), said)
+        self.assertEqual(self.made(remote).faults(), [f"remote PMOD: {said}"])
+        passcode.write_text("\n")
+        self.assertEqual(fault_of(remote, None), f"remote PMOD: the first line of {passcode} is empty")
 
     def test_contained(self) -> None:
         """A remote without host or port is no destination."""

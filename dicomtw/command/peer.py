@@ -15,6 +15,7 @@ from dicomtw.command import terminal
 from dicomtw.command.exits import Fault
 from dicomtw.configure import configure
 from dicomtw.protocol import Limits
+from dicomtw.security.passwords import line_of, passcode_in
 from dicomtw.security.remote import Remote, parse_peer
 from dicomtw.security.tls import TLSError
 from dicomtw.settings import ConfigError
@@ -96,15 +97,7 @@ def _user_identity(arguments: Namespace) -> UserIdentity | None:
 
 
 def _passcode(path: Path) -> bytes:
-    if str(path) == "-":
-        line = sys.stdin.buffer.readline()
-    else:
-        with open(path, "rb") as file:
-            line = file.readline()
-    passcode = line.removesuffix(b"\n").removesuffix(b"\r")
-    if not passcode:
-        raise Fault(f"--password-file {path}: its first line is empty")
-    return passcode
+    return line_of(sys.stdin.buffer, "standard input") if str(path) == "-" else passcode_in(path)
 
 
 def _remote(arguments: Namespace) -> Remote:

@@ -16,6 +16,7 @@ import tempfile
 from base64 import b64decode, b64encode
 from collections.abc import Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 import attrs
 
@@ -116,6 +117,20 @@ def read(path: Path) -> tuple[dict[str, Hashed], list[str]]:
         except ValueError as fault:
             faults.append(f"line {number} of {path}: {fault}")  # without the line, which is secret
     return users, faults
+
+
+def passcode_in(path: Path) -> bytes:
+    """The passcode that is the first line of a file; raises `OSError`, and `ValueError` if that is empty."""
+    with open(path, "rb") as file:
+        return line_of(file, str(path))
+
+
+def line_of(file: BinaryIO, name: str) -> bytes:
+    """The same of a file that is open, called `name`."""
+    passcode = file.readline().removesuffix(b"\n").removesuffix(b"\r")
+    if not passcode:
+        raise ValueError(f"the first line of {name} is empty")
+    return passcode
 
 
 def check_user(name: str) -> None:

@@ -120,6 +120,10 @@ class Remote:
         "its certificate is one with this SHA-256 fingerprint, whoever has issued it",
         many=True,
     )
+    user: str = setting(TEXT, "", "who we say our user is, in associations that we open to it")
+    password_file: Path | None = setting(
+        PATH, None, "a file whose first line is the passcode of that user, for a remote whom TLS verifies"
+    )
     retries: int = setting(
         kind_of_number(0, 100, "times"), 0, "how often to try again if it cannot be reached or is busy"
     )
@@ -132,6 +136,12 @@ class Remote:
             raise ConfigError("tls-ca, tls-cert and tls-key need tls")
         if self.tls_sha256 and not self.tls:
             raise ConfigError("tls-sha256 needs tls")
+        if self.password_file is not None and not self.user:
+            raise ConfigError("password-file needs user")
+        if self.password_file is not None and self.tls_ca is None and not self.tls_sha256:
+            raise ConfigError(
+                "password-file needs tls, and tls-ca or tls-sha256: others would get the passcode"
+            )
         if self.tls_key is not None and self.tls_cert is None:
             raise ConfigError("tls-key needs tls-cert")
 

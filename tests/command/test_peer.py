@@ -165,7 +165,7 @@ class UserTests(SynchronousTestCase):
         for words, said in (
             ([f"--password-file={self.path}"], "--password-file needs --user"),
             (["--user="], "--user: a username without proof cannot be empty"),
-            (["--user=alice", f"--password-file={empty}"], "its first line is empty"),
+            (["--user=alice", f"--password-file={empty}"], f"the first line of {empty} is empty"),
         ):
             self.assertIn(said, str(self.assertRaises(Fault, self.user, *words)))
         self.assertRaises(FileNotFoundError, self.user, "--user=alice", "--password-file=/nowhere")
