@@ -305,6 +305,9 @@ class DirectoryStore:
                 raise
             try:
                 if self.strict:
+                    if earlier != final:
+                        # The index has it where it soon is not: the next start must learn that.
+                        self.journal.force_out()
                     sync(final.parent)
             except OSError:
                 # A store that fails does not change what was stored before.

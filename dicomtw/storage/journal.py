@@ -15,6 +15,8 @@ import secrets
 from pathlib import Path
 from typing import Final
 
+from dicomtw.storage.files import sync
+
 #: Inside the store.
 INCOMING: Final = ".incoming"
 
@@ -63,6 +65,10 @@ class Journal:
         """A new file, open for reading and writing, and its path."""
         path = self._directory / f"{self._prefix}-{next(self._numbers)}"
         return _create(path), path
+
+    def force_out(self) -> None:
+        """Force the names of all notes to stable storage; raises `OSError`."""
+        sync(self._directory)
 
     def name(self, temporary: Path, final: Path, *, taken: bool) -> Path | None:
         """Give a complete temporary file its name, be that `taken` or not; the note of it.
