@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from OpenSSL import SSL
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.internet.error import ConnectionRefusedError as RefusedError
@@ -162,6 +163,18 @@ class TLSTests(DestinationTestCase):
                 self.assertEqual(faults, [faults[0]] * 2)
             else:
                 self.assertEqual(faults, [""])
+
+    def test_pinned(self) -> None:
+        """A remote that is known by its certificate is verified by that, whether or not it has authorities."""
+        pin = "0123456789abcdef" * 4
+        for settings in ({"tls_sha256": [pin]}, {"tls_sha256": [pin], "tls_ca": self.ca}):
+            tls = tls_of(self.remote(tls=True, **settings))
+            assert tls is not None
+            self.assertEqual(tls.pins, (pin,))
+            self.assertEqual(tls.connection("192.0.2.7", print).get_verify_mode(), SSL.VERIFY_PEER)
+        plain = tls_of(self.remote(tls=True))
+        assert plain is not None
+        self.assertEqual(plain.connection("192.0.2.7", print).get_verify_mode(), SSL.VERIFY_NONE)
 
     def test_read_once(self) -> None:
         """Certificates are read when the server starts, and not for each C-MOVE."""

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import re
 import socket
+import subprocess
 
 from dicomtw.security.profiles import PROFILES
 from dicomtw.testing import associate_rq
 from dicomtw.ul.pdu import A_ASSOCIATE_AC
 from tests.interop.cases import CasesTestCase
 from tests.interop.certificates import Authority, client_context
-from tests.interop.peers import missing, run
+from tests.interop.peers import missing, program, run
 from tests.interop.scu import VERIFICATION, Scu, everything_from
-from tests.interop.twistd import Twistd, run_each_twistd, temporary_directory
+from tests.interop.twistd import TWISTD, Twistd, environment, run_each_twistd, temporary_directory
+from tests.running import Running
 
 SERVED = [name for name, profile in PROFILES.items() if not profile.refused]
 #: The profiles of DCMTK 3.6.7, which has none of TLS 1.3 by name.
@@ -162,6 +164,35 @@ class EndpointTests(ProfileTestCase):
             self.assertEqual(done.returncode, 1, done.stderr)
             self.assertIn(words, done.stderr)
             self.assertEqual(len(done.stderr.splitlines()), 1, done.stderr)
+
+    def test_any_program(self) -> None:
+        """Other programs of Twisted's listen by it, too: a web server."""
+        options = ("-n", "--pidfile=", "web", f"--listen={self.endpoint('8996')}", f"--path={self.directory}")
+        server = Running(self, [*TWISTD, *options], temporary_directory(self), environment())
+        port = int(server.wait_for("Site (TLS) starting on").rpartition(" ")[2])
+        context = client_context(self.authority.pem)
+        plain = socket.create_connection(("127.0.0.1", port), 10)
+        with context.wrap_socket(plain, server_hostname="localhost") as secure:
+            secure.sendall(b"GET /ca.pem HTTP/1.0\r\n\r\n")
+            answer = b"".join(iter(lambda: secure.recv(65536), b""))
+        self.assertTrue(answer.endswith(self.authority.pem.read_bytes()), answer)
+
+    def test_renegotiation(self) -> None:
+        """Who asks for another handshake is refused it; there are tickets for a next connection."""
+        if missing("openssl"):
+            self.skipTest(str(missing("openssl")))
+        server = Twistd(self, f"--listen={self.endpoint('8996')}")
+        done = subprocess.run(
+            [program("openssl"), "s_client", "-connect", f"127.0.0.1:{server.port}", "-tls1_2"],
+            input="R\n",
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+        self.assertIn("RENEGOTIATING", done.stderr)
+        self.assertIn("no renegotiation", done.stderr)
+        self.assertIn("TLS session ticket lifetime hint: 600", done.stdout)
 
     def test_check(self) -> None:
         """``--check`` says what of a profile the OpenSSL at hand does not honour."""
