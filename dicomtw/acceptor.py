@@ -184,7 +184,8 @@ class AcceptedAssociation(Association):
         elif item is None:
             self._identified(rq)
         else:
-            checked = self._shell.in_time(authentication.check(item))
+            assert self._requestor is not None
+            checked = self._shell.in_time(authentication.check(item, self._requestor.address))
             checked.addCallbacks(self._authenticated, self._not_known, (rq, item), {}, (item,))
             checked.addErrback(self.bug)
 

@@ -19,22 +19,29 @@ from __future__ import annotations
 import hmac
 import os
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from importlib import import_module
-from typing import Any
+from typing import Any, Final, TypeVar
 
 import attrs
 from twisted.cred.checkers import ICredentialsChecker
 from twisted.cred.credentials import ICredentials, IUsernameHashedPassword, IUsernamePassword
 from twisted.cred.error import LoginFailed, UnauthorizedLogin
 from twisted.cred.strcred import InvalidAuthType, findCheckerFactories, findCheckerFactory
-from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
+from twisted.internet.defer import CancelledError, Deferred, fail, maybeDeferred
 from zope.interface import Attribute, Interface, implementer
 
+from dicomtw.security.addresses import host_of
 from dicomtw.security.identity import MAXIMUM_RESPONSE, Demand, Identity, IdentityPolicy, kind_of
 from dicomtw.threaded import InThreads
 from dicomtw.threaded import Unavailable as Unavailable  # for those who write checkers
 from dicomtw.ul.items import UserIdentityRQ, UserIdentityType
+
+T = TypeVar("T")
+
+#: Users who are checked for one host at a time: whoever guesses does not take all places from the others.
+OF_A_HOST: Final = 8
 
 
 class IUsername(ICredentials):
@@ -153,14 +160,27 @@ class Authentication:
 
     policy: IdentityPolicy
     checkers: Sequence[Any]
+    #: Checks under way, by the host that waits for them.
+    _under_way: Counter[str] = attrs.field(factory=Counter, init=False, eq=False, repr=False)
 
-    def check(self, item: UserIdentityRQ) -> Deferred[tuple[Identity, bytes]]:
+    def check(self, item: UserIdentityRQ, address: str = "") -> Deferred[tuple[Identity, bytes]]:
         """Ask the checkers, the first that says yes is right: fires with the user and the server response.
 
-        `item` is one that the policy does not refuse. Fails with a `LoginFailed` if all that take it say no,
-        and with anything else if it cannot be found out now.
+        `item` is one that the policy does not refuse, from `address`, empty for a socket of this machine.
+        Fails with a `LoginFailed` if all that take it say no, and with anything else if it cannot be found
+        out now.
         """
-        return Deferred.fromCoroutine(self._check(item))
+        host = host_of(address)
+        if host and self._under_way[host] >= OF_A_HOST:
+            return fail(Unavailable(f"{OF_A_HOST} users from {host} are being checked"))
+        self._under_way[host] += 1
+        return Deferred.fromCoroutine(self._check(item)).addBoth(self._checked, host)
+
+    def _checked(self, outcome: T, host: str) -> T:
+        self._under_way[host] -= 1
+        if not self._under_way[host]:
+            del self._under_way[host]
+        return outcome
 
     async def _check(self, item: UserIdentityRQ) -> tuple[Identity, bytes]:
         credentials = credentials_of(item)

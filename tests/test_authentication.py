@@ -18,6 +18,7 @@ from zope.interface.verify import verifyObject
 
 from dicomtw import authentication
 from dicomtw.authentication import (
+    OF_A_HOST,
     Authenticated,
     Authentication,
     AuthFault,
@@ -141,6 +142,33 @@ class AuthenticationTests(SynchronousTestCase):
         checking.cancel()
         self.failureResultOf(checking, CancelledError)
         self.assertEqual((len(cancelled), after.asked), (1, []))
+
+    def test_of_a_host(self) -> None:
+        """So many are checked for one host at a time; others, and this machine itself, are not concerned."""
+        slow = Checker(None)
+        made = Authentication(POLICY, [slow])
+        waiting: list[Deferred[Any]] = []
+
+        def check(address: str) -> Deferred[Any]:
+            slow.answers = Deferred()
+            waiting.append(slow.answers)
+            return made.check(item(), address)
+
+        checks = [check("192.0.2.1") for _ in range(OF_A_HOST)]
+        for one in checks:
+            self.assertNoResult(one)
+        fault = self.failureResultOf(check("::ffff:192.0.2.1"), Unavailable)
+        self.assertEqual(fault.getErrorMessage(), "8 users from 192.0.2.1 are being checked")
+        self.assertNoResult(check("192.0.2.2"))
+        for _ in range(OF_A_HOST + 1):
+            self.assertNoResult(check(""))
+        waiting[0].callback(b"alice")
+        checks[1].cancel()
+        self.failureResultOf(checks[1], CancelledError)
+        self.successResultOf(checks[0])
+        for _ in range(2):
+            self.assertNoResult(check("192.0.2.1"))
+        self.failureResultOf(check("192.0.2.1"), Unavailable)
 
     def test_reason(self) -> None:
         """What a checker says of a login it refuses is for the log, on one line, unless it has the secret."""
