@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 
 from dicomtw.collectors import Collector, CollectorAway
 from dicomtw.security.audit.message import AuditMessage
-from dicomtw.security.audit.queue import Queue
+from dicomtw.security.audit.queue import MAXIMUM_RECORD, Queue
 from dicomtw.security.audit.syslog import Entry
 
 T = TypeVar("T")
@@ -100,6 +100,9 @@ class Recorder:
             self._lose()
             return
         entry = Entry.of(message, str(os.getpid())).encode()  # a daemon's number is not that of its start
+        if len(entry) > MAXIMUM_RECORD:
+            self.log.error("an audit message of {length} bytes is lost: it is too long", length=len(entry))
+            return
         self._waiting.append(entry)
         self._size += len(entry)
         self._write()

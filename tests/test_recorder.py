@@ -341,6 +341,16 @@ class LossTests(RecorderTestCase):
         self.assertTrue(lines[1].startswith("audit messages are lost: the audit queue cannot be written"))
         self.assertEqual(lines[3], "3 audit messages were lost")
 
+    def test_too_long(self) -> None:
+        """A message that is longer than any should be is lost, which is said, and the next is not."""
+        self.patch(recorder, "MAXIMUM_RECORD", 2000)
+        made = self.recorder()
+        with capturedLogs() as logs:
+            made.record(EVENTS.query(Party(ae_title="A"), "1.2", "1.2", bytes(2000)))
+            self.record(made, 1)
+        self.assertEqual(self.collector.numbers, [1])
+        self.assertIn("is lost: it is too long", formatEvent(logs[0]))
+
     def test_slow_disk(self) -> None:
         """A disk that hangs is a fault when memory is full: by number or by size."""
         for name, value in (("MAXIMUM_WAITING", 5), ("MAXIMUM_SIZE", 6000)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Final
@@ -47,6 +48,9 @@ STUDY_INSTANCE_UID: Final = _dcm("110180", "Study Instance UID")
 SOP_CLASS_UID: Final = _dcm("110181", "SOP Class UID")
 NODE_ID: Final = _dcm("110182", "Node ID")
 PATIENT_NUMBER: Final = Code("2", "RFC-3881", "Patient Number")
+
+#: SOP classes of a study that a message tells one by one, lest it become longer than anybody takes.
+MAXIMUM_SOP_CLASSES: Final = 64
 
 # ParticipantObjectTypeCode
 _PERSON, _SYSTEM = "1", "2"
@@ -285,7 +289,7 @@ def _of_study(study: Study, instances: Mapping[str, int]) -> tuple[ParticipantOb
             type_code=_SYSTEM,
             role=_REPORT,
             accession_numbers=(study.accession_number,) if study.accession_number else (),
-            instances=instances,
+            instances=_abridged(instances),
         ),
         ParticipantObject(
             object_id=study.patient_id,
@@ -295,3 +299,11 @@ def _of_study(study: Study, instances: Mapping[str, int]) -> tuple[ParticipantOb
             name=study.patient_name,
         ),
     )
+
+
+def _abridged(instances: Mapping[str, int]) -> Mapping[str, int]:
+    """The SOP classes that most instances are of, and the others as one without a UID."""
+    if len(instances) <= MAXIMUM_SOP_CLASSES:
+        return instances
+    most = dict(Counter(instances).most_common(MAXIMUM_SOP_CLASSES))
+    return {**most, "": sum(instances.values()) - sum(most.values())}

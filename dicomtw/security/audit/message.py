@@ -81,7 +81,7 @@ class ParticipantObject:
     #: Types and values of ParticipantObjectDetail.
     details: Mapping[str, bytes] = attrs.field(factory=dict)
     accession_numbers: tuple[str, ...] = ()
-    #: SOPClass: numbers of instances by SOP class UID.
+    #: SOPClass: numbers of instances by SOP class UID; by an empty one, of others.
     instances: Mapping[str, int] = attrs.field(factory=dict)
 
 
@@ -168,7 +168,8 @@ def _object(one: ParticipantObject) -> Iterator[str]:
         for number in one.accession_numbers:
             yield _empty("Accession", {"Number": number})
         for uid, count in one.instances.items():
-            yield _empty("SOPClass", {"UID": uid, "NumberOfInstances": str(count)})
+            named = {"UID": uid} if uid else {}
+            yield _empty("SOPClass", {**named, "NumberOfInstances": str(count)})
         yield "</ParticipantObjectDescription>"
     yield "</ParticipantObjectIdentification>"
 

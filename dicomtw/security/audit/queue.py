@@ -112,7 +112,11 @@ class Queue:
     # -- adding
 
     def append(self, records: Sequence[bytes]) -> None:
-        """Add records, all of them or none, on stable storage. Raises `OSError`, `QueueFull`."""
+        """Add records, `MAXIMUM_RECORD` bytes long at most, all of them or none, on stable storage.
+
+        Raises `OSError`, `QueueFull`.
+        """
+        assert all(0 < len(record) <= MAXIMUM_RECORD for record in records)
         data = b"".join(
             part for record in records for part in (_HEADER.pack(len(record), zlib.crc32(record)), record)
         )

@@ -7,12 +7,10 @@ from collections.abc import Callable, Hashable, Iterator
 
 import attrs
 
-from dicomtw.security.audit.events import Study
+from dicomtw.security.audit.events import MAXIMUM_SOP_CLASSES, Study
 
 #: Studies of which something is gathered at a time; one more, and the oldest is told of.
 MAXIMUM_STUDIES = 64
-#: SOP classes of a study in one message.
-MAXIMUM_SOP_CLASSES = 64
 #: A study that is still being sent is told of after so long, in seconds: a crash costs no more than that.
 LONGEST = 300.0
 

@@ -11,7 +11,7 @@ import attrs
 from twisted.trial.unittest import SynchronousTestCase
 
 from dicomtw.security.audit import events
-from dicomtw.security.audit.events import Events, Party, Study
+from dicomtw.security.audit.events import MAXIMUM_SOP_CLASSES, Events, Party, Study
 from dicomtw.security.audit.message import LONGEST_TEXT, AuditMessage, Outcome
 from tests.security.audit.schema import faults_of
 
@@ -162,6 +162,17 @@ class ContentTests(SynchronousTestCase):
         self.assertEqual(patient.get("ParticipantObjectID"), "P1")
         self.assertEqual(patient.findtext("ParticipantObjectName"), "Müller^Änne")
         self.assertEqual(root.find("AuditSourceIdentification").get("AuditSourceID"), "PMOD")  # type: ignore[union-attr]
+
+    def test_many_sop_classes(self) -> None:
+        """Of very many SOP classes the largest are told, and how many instances there are of others."""
+        many = {f"1.2.{number}": number + 1 for number in range(MAXIMUM_SOP_CLASSES + 3)}
+        message = EVENTS.sent(SCANNER, None, STUDY, many)
+        self.assertEqual(faults_of(message.xml()), [])
+        said = {
+            one.get("UID"): int(one.get("NumberOfInstances") or 0) for one in parsed(message).iter("SOPClass")
+        }
+        self.assertEqual(len(said), MAXIMUM_SOP_CLASSES + 1)
+        self.assertEqual((said[None], sum(said.values())), (1 + 2 + 3, sum(many.values())))
 
     def test_actions(self) -> None:
         """C for what we did not have, R for what we had and for what others receive (A.5.3.7)."""

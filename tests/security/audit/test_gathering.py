@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from dicomtw.security.audit.events import Study
+from dicomtw.security.audit.events import MAXIMUM_SOP_CLASSES, Study
 from dicomtw.security.audit.repeats import MAXIMUM, TOLD, WINDOW, Repeats
 from dicomtw.security.audit.transfers import (
     LONGEST,
-    MAXIMUM_SOP_CLASSES,
     MAXIMUM_STUDIES,
     Gathered,
     Transfers,

@@ -5,20 +5,24 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
+import dicomtw
 from dicomtw.security.audit import queue
 from dicomtw.security.audit.queue import Queue, QueueFull
 
+CHECKOUT_DIRECTORY = Path(dicomtw.__file__).parent.parent
 RECORDS = [f"message {number}".encode() for number in range(100)]
 
 
 class QueueTestCase(SynchronousTestCase):
     def setUp(self) -> None:
-        self.directory = Path(self.mktemp())
+        self.directory = Path(os.path.abspath(self.mktemp()))
 
     def opened(self, cut: int = 0, **more: Any) -> Queue:
         """The queue, as a start finds it."""
@@ -193,6 +197,30 @@ class CrashTests(QueueTestCase):
         (other / ".lock").symlink_to(os.path.abspath(self.directory / "x"))
         self.assertRaises(OSError, Queue(other).open)
 
+    def test_killed(self) -> None:
+        """After kill -9 in the middle of its work all that it had added is there, once and in order."""
+        script = (
+            "import sys; from pathlib import Path; from dicomtw.security.audit.queue import Queue\n"
+            "queue = Queue(Path(sys.argv[1]), segment_size=20000); queue.open()\n"
+            "for number in range(int(sys.argv[2]), 10**9, 3):\n"
+            "    queue.append([str(number + each).encode() * 100 for each in range(3)])\n"
+            "    print(number + 2, flush=True)\n"
+        )
+        taken: list[int] = []
+        for _ in range(3):
+            command = [sys.executable, "-c", script, str(self.directory), str(len(taken))]
+            with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=CHECKOUT_DIRECTORY) as process:
+                assert process.stdout is not None
+                said = [int(process.stdout.readline()) for _ in range(50)]
+                process.kill()
+            made = Queue(self.directory)
+            made.open()
+            records = [record.decode() for record in self.taken(made)]
+            made.close()
+            taken += [int(record[: len(record) // 100]) for record in records]
+            self.assertGreaterEqual(len(taken), said[-1] + 1)
+            self.assertEqual(taken, list(range(len(taken))))
+
 
 class LimitTests(QueueTestCase):
     def test_full(self) -> None:
@@ -204,7 +232,7 @@ class LimitTests(QueueTestCase):
         self.assertEqual(made.peek(1, 1), RECORDS[:1])
         made.take(1)
         made.append([b"message 5"])
-        self.assertRaises(QueueFull, made.append, [b""])
+        self.assertRaises(QueueFull, made.append, [b"x"])
         self.assertEqual(self.taken(made), [*RECORDS[1:5], b"message 5"])
 
     def test_limit(self) -> None:
@@ -212,12 +240,12 @@ class LimitTests(QueueTestCase):
         made = self.opened(maximum=100, segment_size=1 << 20)
         for _ in range(50):
             made.append([bytes(92)])
-            self.assertRaises(QueueFull, made.append, [b""])
+            self.assertRaises(QueueFull, made.append, [b"x"])
             self.assertEqual(len(self.taken(made)), 1)
         made.append([bytes(92)])
         made.close()
         made = self.opened(maximum=100)
-        self.assertRaises(QueueFull, made.append, [b""])
+        self.assertRaises(QueueFull, made.append, [b"x"])
 
     def test_default_limit(self) -> None:
         """Without another word the limit is 256 MiB."""
