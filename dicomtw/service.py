@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import os
 import resource
@@ -26,6 +27,7 @@ from dicomtw.authentication import Authentication, AuthFault, authentication_of
 from dicomtw.config import Configuration, Server
 from dicomtw.config import state_directory as state_directory
 from dicomtw.destinations import RemoteDestinations, limits_of
+from dicomtw.encoding import character_sets
 from dicomtw.errors import IndexFault
 from dicomtw.limits import descriptors_for_connections
 from dicomtw.names import Names
@@ -177,6 +179,8 @@ class DicomService(Service):
     def privilegedStartService(self) -> None:
         """Open the ports, as root if need be; what is made for the server belongs to whom it will run as."""
         super().privilegedStartService()
+        character_sets.load()
+        codecs.lookup("idna")  # which host names are looked up with
         servers = self._configuration.servers
         try:
             self._owner = self._process.owner()

@@ -102,9 +102,11 @@ def transcode(source: Path | BinaryIO | Any, transfer_syntaxes: Sequence[str]) -
     if target is None:
         raise CannotTranscode("only uncompressed transfer syntaxes can be made")
     try:
-        from pydicom import dcmread
+        from pydicom import dcmread  # noqa: F401: `encode` is to find it
         from pydicom.uid import UID
-
+    except Exception as error:  # not installed, or not for us to read
+        raise CannotTranscode(f"pydicom cannot be loaded: {error or type(error).__name__}") from error
+    try:
         is_file = hasattr(source, "read") or isinstance(source, Path)
         data_set: Any = dcmread(source, force=True) if is_file else source
         found = UID(transfer_syntax_of(data_set))

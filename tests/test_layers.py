@@ -164,6 +164,7 @@ ARROW: dict[str, tuple[str, ...]] = {
         *GROUND,
         "services",
         "storage.bounded",
+        "encoding.character_sets",
         "limits",
         "security",
         "archive",

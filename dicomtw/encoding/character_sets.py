@@ -11,6 +11,7 @@ escape sequences are followed whether announced or not. Writing keeps to the sta
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Iterable
 from functools import lru_cache
@@ -103,6 +104,15 @@ _OTHER_NAMES = {
     "ISO 2022 GB18030": "GB18030",
     "GB 18030": "GB18030",
 }
+
+
+def load() -> None:
+    """Have Python load the codecs: later the server may be somebody who cannot read where Python is."""
+    for each in _SETS.values():
+        for name in filter(None, (each.codec, each.larger)):
+            codecs.lookup(name)
+    for name in (*_WHOLE.values(), "utf-16-le"):
+        codecs.lookup(name)
 
 
 def terms_of(value: bytes | None) -> tuple[str, ...]:

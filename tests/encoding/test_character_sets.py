@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -452,6 +454,28 @@ class FittingTests(SynchronousTestCase):
         terms = fitting(texts, preferred)
         for text in texts:
             self.assertEqual(decode(encode(text, terms), terms), text)
+
+
+class LoadTests(SynchronousTestCase):
+    def test_all_codecs(self) -> None:
+        """In a process that has just begun, no text needs a codec that is not loaded yet."""
+        script = r"""
+import sys
+from dicomtw.encoding import character_sets
+character_sets.load()
+loaded = set(sys.modules)
+for term in character_sets._BY_TERM:
+    for value in (b"A\xc4\xd6", b"\x1b$B0l", b"\x1b$)C\xb0\xa1"):
+        text = character_sets.decode(value, ("", term))
+        character_sets.fitting([text], (term,))
+for term in character_sets._WHOLE:
+    character_sets.decode(b"\xc3\x84", (term,))
+print(*sorted(set(sys.modules) - loaded))
+"""
+        done = subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=30
+        )
+        self.assertEqual(done.stdout.strip(), "")
 
 
 class TermsTests(SynchronousTestCase):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from dicomtw import uids
 from dicomtw.dimse.messages import C_FIND_RQ
 from dicomtw.encoding import data_set as encoding
 from dicomtw.errors import Cancelled, OperationFailed, QueryLimit
+from dicomtw.services import retrieve
 from dicomtw.services.bounds import Bounds
 from dicomtw.services.query import Query
 from dicomtw.services.retrieve import Get, Move
@@ -22,7 +26,8 @@ from dicomtw.storage.index import cursor
 from dicomtw.storage.index.attributes import Level
 from dicomtw.storage.index.query import MAXIMUM_KEYS, Model
 from dicomtw.storage.index.query import Query as IndexQuery
-from tests.services.archive import Archive, data_set
+from dicomtw.transcode import transcode
+from tests.services.archive import CT, EXPLICIT, IMPLICIT, MR, Archive, ct, data_set
 from tests.services.test_query import QueryTestCase
 from tests.services.test_retrieve import RetrieveTestCase
 
@@ -34,7 +39,7 @@ class BoundedQueryTests(QueryTestCase):
         self.server = type(self.server).of(service)
 
     def test_matches(self) -> None:
-        """So many matches as there may be are answered with success; one more ends it with A700H after them."""
+        """As many matches as there may be are all answered; with one more A700H comes behind them."""
         self.archive.enter(25)
         for most, ends_well in ((0, True), (25, True), (24, False), (3, False)):
             self.bound(max_matches=most)
@@ -56,7 +61,7 @@ class BoundedQueryTests(QueryTestCase):
             self.assertEqual(len(found), most)
 
     def test_time(self) -> None:
-        """A query that keeps the index busy for too long is ended with A700H and a comment; others are not."""
+        """A query that keeps the index busy for too long is ended with A700H and a comment."""
         self.archive.enter(200)
         self.bound(query_timeout=30.0)
         self.assertEqual(len(self.find("STUDY", PatientName="P*")), 200)
@@ -188,3 +193,33 @@ class BoundedRetrievalTests(RetrieveTestCase):
         for _ in range(3):
             fault = self.refusal("MOVE", "STUDY")
             self.assertEqual(fault.status, 0xA900)
+
+
+class WithoutPydicomTests(RetrieveTestCase):
+    def test_sub_operation_fails(self) -> None:
+        """Where pydicom cannot be loaded what needs it is not sent, and the log says why; the rest is sent."""
+        self.archive.add(ct(1, 1, 1), EXPLICIT)
+        self.archive.add(ct(1, 2, 1, SOPClassUID=MR), EXPLICIT)
+
+        def transcode_without(*arguments: Any) -> Any:
+            with self.patched_modules():
+                return transcode(*arguments)
+
+        self.patch(retrieve, "transcode", transcode_without)
+        kinds = [(CT, (IMPLICIT,)), (MR, (EXPLICIT,))]
+        with capturedLogs() as events:
+            retrieval = self.retrieve("GET", "STUDY", contexts=kinds, StudyInstanceUID="1.1")
+        self.assertEqual((retrieval.status, retrieval.completed, retrieval.failed), (0xB000, 1, 1))
+        (said,) = [event["what"] for event in events if "what" in event]
+        self.assertIn("pydicom cannot be loaded", said)
+        self.assertEqual(self.scu.association.ended, "")
+
+    @contextmanager
+    def patched_modules(self) -> Iterator[None]:
+        """As if pydicom were not there."""
+        kept = sys.modules["pydicom"]
+        sys.modules["pydicom"] = None  # type: ignore[assignment]
+        try:
+            yield
+        finally:
+            sys.modules["pydicom"] = kept
