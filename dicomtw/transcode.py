@@ -102,7 +102,7 @@ def transcode(source: Path | BinaryIO | Any, transfer_syntaxes: Sequence[str]) -
     if target is None:
         raise CannotTranscode("only uncompressed transfer syntaxes can be made")
     try:
-        from pydicom import dcmread  # noqa: F401: `encode` is to find it
+        from pydicom import dcmread
         from pydicom.uid import UID
     except Exception as error:  # not installed, or not for us to read
         raise CannotTranscode(f"pydicom cannot be loaded: {error or type(error).__name__}") from error
