@@ -19,7 +19,12 @@ from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
-from twisted.internet.interfaces import IAddress, IHandshakeListener, IOpenSSLClientConnectionCreator
+from twisted.internet.interfaces import (
+    IAddress,
+    IHandshakeListener,
+    IOpenSSLClientConnectionCreator,
+    IResolutionReceiver,
+)
 from twisted.internet.protocol import ConnectedDatagramProtocol, Factory
 from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.internet.task import deferLater
@@ -134,6 +139,8 @@ class UDPCollector:
         self._name = name
         self._port: Any = None
         self._datagrams: _Datagrams
+        #: Counts refusals: the next of its addresses is tried then.
+        self._refusals = 0
 
     def deliver(self, entries: Sequence[Entry]) -> Deferred[int]:
         return Deferred.fromCoroutine(self._deliver(entries[:BURST]))
@@ -146,6 +153,7 @@ class UDPCollector:
                 self._send(syslog_message(entry, self._name))
             await deferLater(self._reactor, REFUSAL)
             if self._datagrams.refused:
+                self._refusals += 1
                 raise CollectorAway("nobody takes messages there")
         except (OSError, error.CannotListenError, error.DNSLookupError) as fault:
             await self.close()
@@ -157,7 +165,8 @@ class UDPCollector:
 
     async def _open(self) -> None:
         host, number = self._address
-        address = await _resolved(self._reactor, host)
+        addresses = await _resolved(self._reactor, host)
+        address = addresses[self._refusals % len(addresses)]
         self._datagrams = _Datagrams(address, number)
         self._port = self._reactor.listenUDP(0, self._datagrams, interface="::" if ":" in address else "")
 
@@ -216,31 +225,37 @@ class _Datagrams(ConnectedDatagramProtocol):
         pass
 
 
-def _resolved(reactor: Any, host: str) -> Deferred[str]:
-    """The first address of a host. Fails with `DNSLookupError`."""
+def _resolved(reactor: Any, host: str) -> Deferred[list[str]]:
+    """The addresses of a host. Fails with `DNSLookupError`."""
     if isIPAddress(host) or isIPv6Address(host):
-        return succeed(host)
-    found: Deferred[str] = Deferred()
-    reactor.nameResolver.resolveHostName(_FirstAddress(host, found), host)
+        return succeed([host])
+    found: Deferred[list[str]] = Deferred()
+    reactor.nameResolver.resolveHostName(_Addresses(host, found), host)
     return found
 
 
-class _FirstAddress:
-    """An `IResolutionReceiver`."""
+@implementer(IResolutionReceiver)
+class _Addresses:
+    """Gathers the addresses of a host."""
 
-    def __init__(self, host: str, found: Deferred[str]) -> None:
+    def __init__(self, host: str, found: Deferred[list[str]]) -> None:
         self._host = host
         self._found = found
+        self._addresses: list[str] = []
 
-    def resolutionBegan(self, resolution: object) -> None:
+    def resolutionBegan(self, resolutionInProgress: object) -> None:
         pass
 
     def addressResolved(self, address: IAddress) -> None:
-        if not self._found.called and isinstance(address, IPv4Address | IPv6Address):
-            self._found.callback(address.host)
+        if isinstance(address, IPv4Address | IPv6Address):
+            self._addresses.append(address.host)
 
     def resolutionComplete(self) -> None:
-        if not self._found.called:
+        if self._found.called:
+            return  # nobody waits any more
+        if self._addresses:
+            self._found.callback(self._addresses)
+        else:
             self._found.errback(error.DNSLookupError(f"the address of {self._host} is not known"))
 
 

@@ -163,14 +163,16 @@ class UDPTests(SynchronousTestCase):
         self.assertEqual(len(self.network.ports[0].written), BURST)
 
     def test_refused(self) -> None:
-        """If its host says that nobody listens the messages are to be delivered again, from a new socket."""
+        """If its host says that nobody listens messages are to be delivered again, to its next address."""
         delivering = self.collector.deliver(ENTRIES[:1])
         self.network.protocol.connectionRefused()
         self.network.advance(REFUSAL)
         self.failureResultOf(delivering, CollectorAway)
         self.assertEqual(self.network.stopped, 1)
         self.assertEqual(self.successResultOf(self.deliver(ENTRIES[:1])), 1)
-        self.assertEqual(len(self.network.ports), 2)
+        self.assertEqual(
+            [port.connected for port in self.network.ports], [("192.0.2.1", 514), ("192.0.2.2", 514)]
+        )
 
     def test_closed_by_reactor(self) -> None:
         """So it is if the reactor has closed the socket for it, at the latest with the next message."""

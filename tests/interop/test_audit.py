@@ -157,12 +157,12 @@ class AuditTests(SynchronousTestCase):
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as port:
             port.bind(("127.0.0.1", 0))
             number = port.getsockname()[1]
-        server = Twistd(self, f"--audit=udp:127.0.0.1:{number}", "--allow-retrieve=any")
+        server = Twistd(self, f"--audit=udp:localhost:{number}", "--allow-retrieve=any")
         self.use(server)
-        server.wait_for_log("audit messages do not get to udp:127.0.0.1")
+        server.wait_for_log("audit messages do not get to udp:localhost")
         collector = UDPCollector(self, number)
         wait_until(lambda: len(collector.messages) >= 4, "messages", 15)
-        server.wait_for_log("audit messages get to udp:127.0.0.1")
+        server.wait_for_log("audit messages get to udp:localhost")
         self.judge([*map(xml_of, collector.messages)], "110120", *self.USED)
         server.stop()
         wait_until(lambda: len(collector.messages) >= 5, "the last message")
