@@ -165,7 +165,7 @@ class TLSTests(DestinationTestCase):
                 self.assertEqual(faults, [""])
 
     def test_pinned(self) -> None:
-        """A remote that is known by its certificate is verified by that, whether or not it has authorities."""
+        """A remote that is known by its certificate is verified by that, with authorities or without."""
         pin = "0123456789abcdef" * 4
         for settings in ({"tls_sha256": [pin]}, {"tls_sha256": [pin], "tls_ca": self.ca}):
             tls = tls_of(self.remote(tls=True, **settings))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import socket
 import subprocess
+import time
 
 from dicomtw.security.profiles import PROFILES
 from dicomtw.testing import associate_rq
@@ -133,6 +134,14 @@ class EndpointTests(ProfileTestCase):
         line = server.wait_for_summaries(2)[-1]
         self.assertTrue(line.startswith("192.0.2.8:40000; "), line)
         self.assertTrue(line.endswith("the TLS handshake was not finished"), line)
+        started = time.monotonic()
+        with socket.create_connection(server.address, 10) as plain:  # and that is all
+            plain.sendall(b"PROXY TCP4 192.0.2.9 192.0.2.1 40000 104\r\n")
+            plain.shutdown(socket.SHUT_WR)
+            everything_from(plain)
+        self.assertLess(time.monotonic() - started, 0.9)
+        line = server.wait_for_summaries(3)[-1]
+        self.assertTrue(line.startswith("192.0.2.9:40000; "), line)
 
     def test_beside_others(self) -> None:
         """One process has plain ports, ``--tls`` and ``dicomtls:`` at a time."""
