@@ -14,12 +14,17 @@ from tests.interop.cases import CasesTestCase
 from tests.interop.certificates import Authority, client_context
 from tests.interop.peers import missing, program, run
 from tests.interop.scu import VERIFICATION, Scu, everything_from
-from tests.interop.twistd import TWISTD, Twistd, environment, run_each_twistd, temporary_directory
-from tests.running import Running
+from tests.interop.twistd import TWISTD, Twistd, environment, run_each_twistd, temporary_directory, wait_until
+from tests.running import Running, free_ports
 
 SERVED = [name for name, profile in PROFILES.items() if not profile.refused]
 #: The profiles of DCMTK 3.6.7, which has none of TLS 1.3 by name.
 OF_DCMTK = ("bcp195-nd", "bcp195", "bcp195-ex", "aes")
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as one:
+        return one.connect_ex(("127.0.0.1", port)) == 0
 
 
 class ProfileTestCase(CasesTestCase):
@@ -142,6 +147,26 @@ class EndpointTests(ProfileTestCase):
         self.assertLess(time.monotonic() - started, 0.9)
         line = server.wait_for_summaries(3)[-1]
         self.assertTrue(line.startswith("192.0.2.9:40000; "), line)
+
+    def test_haproxy(self) -> None:
+        """HAProxy passes TLS on: DCMTK verifies our certificate, and our log knows its address."""
+        if missing("haproxy", "echoscu"):
+            self.skipTest(str(missing("haproxy", "echoscu")))
+        server = Twistd(self, f"--listen=haproxy:{self.endpoint('8996')}")
+        (port,) = free_ports(1)
+        lines = [
+            *("defaults", "mode tcp", "timeout connect 5s", "timeout client 60s", "timeout server 60s"),
+            *("listen dicom", f"bind 127.0.0.1:{port}", f"server one 127.0.0.1:{server.port} send-proxy-v2"),
+        ]
+        (self.directory / "haproxy.cfg").write_text("\n".join(lines) + "\n", "ascii")
+        Running(self, [program("haproxy"), "-db", "-f", "haproxy.cfg"], self.directory)
+        wait_until(lambda: _listens(port), "HAProxy listens")
+        peer = run("echoscu", "-v", "+tla", "+cf", self.authority.pem, "-aec", "PMOD", "localhost", port)
+        self.assertEqual(peer.returncode, 0, peer.stdout)
+        (line,) = wait_until(
+            lambda: [line for line in server.summaries if line.endswith("; released")], "the echo's line"
+        )
+        self.assertRegex(line, r"^127\.0\.0\.1:\d+ 'ECHOSCU' to 'PMOD' over TLSv1\.3 ")
 
     def test_beside_others(self) -> None:
         """One process has plain ports, ``--tls`` and ``dicomtls:`` at a time."""
