@@ -8,6 +8,7 @@ that install from a clone are run by ``.ci/run`` and ``.ci/package``.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import re
 import shutil
@@ -16,12 +17,15 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import attrs
 from docutils import nodes
 from docutils.core import publish_doctree
 from twisted.trial.unittest import SynchronousTestCase
 
+from dicomtw.config import Server
+from dicomtw.settings import settings_of
 from dicomtw.tap import Options
 from tests.interop.twistd import CHECKOUT, temporary_directory
 from tests.running import Running, free_ports, shell_environment
@@ -217,3 +221,40 @@ class OptionReferenceTests(SynchronousTestCase):
         text = (CHECKOUT / "docs" / "options.rst").read_text("utf-8")
         for word in Options().longOpt:
             self.assertTrue(re.search(rf"``--{word.rstrip('=')}[=`]", text), word)
+
+
+class LimitsTests(SynchronousTestCase):
+    """``docs/limits.rst`` against the code."""
+
+    #: Options that are limits.
+    OPTIONS = ("max-", "min-free-space", "query-timeout", *(f"{name}-timeout" for name in ("artim", "dimse")))
+
+    def rows(self) -> list[list[nodes.entry]]:
+        """The rows of its tables, without their heads."""
+        path = CHECKOUT / "docs" / "limits.rst"
+        tree = publish_doctree(path.read_text("utf-8"), settings_overrides={"_disable_config": True})
+        return [list(row.findall(nodes.entry)) for body in tree.findall(nodes.tbody) for row in body.children]
+
+    def test_defaults(self) -> None:
+        """Each option and each constant that is named is there, with the default that is said."""
+        checked = []
+        for _, name, default, _ in self.rows():
+            (named, *_) = [one.astext() for one in name.findall(nodes.literal)]
+            said = [one.astext() for one in default.findall(nodes.literal)]
+            if named.startswith("--"):
+                value: Any = settings_of(Server)[named[2:]].default
+                self.assertEqual(said, [] if value is None else [str(int(value))], named)
+            elif named.startswith("ulimit"):
+                continue
+            else:
+                module, _, constant = named.rpartition(".")
+                value = getattr(importlib.import_module(f"dicomtw.{module}"), constant)
+                self.assertEqual(said, [str(value)], named)
+            checked.append(named)
+        self.assertGreater(len(checked), 40)
+
+    def test_options(self) -> None:
+        """Every option that is a limit is there."""
+        named = {name.astext() for _, name, _, _ in self.rows()}
+        options = {name for name in settings_of(Server) if name.startswith(self.OPTIONS)}
+        self.assertEqual({f"--{name}" for name in options} - named, set())
