@@ -533,8 +533,6 @@ class FaultTests(ConfigTestCase):
             "audit = 'udp:a'\naudit-ca = 'c'": "need --audit=tls:HOST",
             "audit-cert = 'c'": "need --audit=tls:HOST",
             "audit-required = true": "--audit-required needs --audit",
-            "[[server]]\naet = 'A'\nport = 1\nstate-dir = 's'\naudit = 'udp:a'\n"
-            "[[server]]\naet = 'B'\nport = 2\nstate-dir = 's'\naudit = 'udp:b'": "A and B share the state",
             "tls = true\ntls-verify = 'required'": "--tls-verify needs the certificates",
             "tls = true\ntls-verify = 'optional'": "--tls-verify needs the certificates",
             "tls = true\ntls-crl = 'c'": "--tls-crl needs the certificates",
@@ -554,6 +552,18 @@ class FaultTests(ConfigTestCase):
             "tls = true\nport = 1\nlisten = ['tcp:2']",
         ):
             self.configured(text)
+
+    def test_shared_state(self) -> None:
+        """Servers that share a state directory, where audit messages wait, send these to one place."""
+        text = "state-dir = 's'\n[[server]]\naet = 'A'\nport = 1\naudit = '{}'\n"
+        text += "[[server]]\naet = 'B'\nport = 2\n"
+        for one, other in (("udp:a", "udp:b"), ("tls:a", "tls:a'\naudit-ca = 'c")):
+            said = self.assertRaises(ConfigError, self.configured, f"{text.format(one)}audit = '{other}'")
+            self.assertIn("servers A and B share the state directory", str(said))
+            self.assertIn("--audit-key must be the same for both", str(said))
+            self.configured(f"{text.format(one)}audit = '{other}'\nstate-dir = 'another'")
+        self.configured(text.format("udp:a"))
+        self.configured(f"{text.format('udp:a')}audit = 'udp:a'\naudit-required = true")
 
     def test_shared_store(self) -> None:
         """Servers that share a store keep it, and index it, in one way, however they write that down."""
