@@ -8,6 +8,7 @@ import os
 from twisted.internet.error import CannotListenError
 
 from dicomtw.config import Configuration, Server, state_directory
+from dicomtw.limits import Limits
 from dicomtw.security import identity
 from dicomtw.security.audit.target import Target
 from dicomtw.security.words import access_warnings, hosts_in_words, remote_in_words
@@ -51,8 +52,34 @@ def describe(server: Server, configuration: Configuration) -> list[str]:
         server.associations_per_minute_per_host,
         server.failed_associations_per_minute_per_host,
     )
+    lines += _limits(server)
     lines += map(remote_in_words, configuration.remotes)
     return lines
+
+
+def _limits(server: Server) -> list[str]:
+    """How much is taken on, in words."""
+    limits = Limits(
+        max_associations=server.max_associations,
+        max_connections=server.max_connections,
+        max_connections_per_host=server.max_connections_per_host,
+    )
+    of_host = server.max_associations_per_host
+    associations = f"{server.max_associations} associations at a time"
+    associations += f" ({of_host} of one host)" if of_host else ""
+    size, free = server.max_object_size, server.min_free_space
+    objects = f"objects of {size} MiB at most" if size else "objects of any size"
+    if free is None:
+        objects += ", while 256 MiB or a twentieth of the file system are free"
+    elif free:
+        objects += f", while {free} MiB are free"
+    matches = f"{server.max_matches} matches" if server.max_matches else "any number of matches"
+    waiting = f"{limits.waiting} connections without one ({limits.waiting_per_host} of one host)"
+    return [
+        f"at most {associations}, and {waiting}",
+        f"{objects} are stored",
+        f"a query may take {server.query_timeout:g} seconds and have {matches}",
+    ]
 
 
 def _audit(server: Server) -> str:
@@ -76,6 +103,8 @@ def warnings_of(server: Server, configuration: Configuration) -> list[str]:
         is_plain=_is_plain(server),
         without_tls=server.auth_without_tls,
     )
+    if server.min_free_space == 0:
+        found.append("objects are stored until no space is left: others on the same disk have none either")
     if server.durability == Durability.RELAXED.value:
         found.append("durability is relaxed: a power cut may take objects that were acknowledged")
     if server.allow_retrieve == "any" and any_may_associate(server, configuration):

@@ -182,7 +182,7 @@ ARROW: dict[str, tuple[str, ...]] = {
         "words",
     ),
     "names": (),
-    "words": ("storage", "security", "config"),
+    "words": ("storage", "security", "limits", "config"),
     "check": (
         "authentication",
         "security",

@@ -32,8 +32,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from dicomtw import archive, names, service, uids
 from dicomtw.check import check
 from dicomtw.config import Configuration, Server
-from dicomtw.security.remote import Remote
 from dicomtw.security.profiles import PROFILES
+from dicomtw.security.remote import Remote
 from dicomtw.service import (
     DicomService,
     Process,
@@ -273,7 +273,9 @@ class TLSTests(ServiceTestCase):
         self.assertEqual(self.reactor.tcpServers[0][0], 2762)
         cert = self.store / ".state" / "tls" / "cert.pem"
         (told,) = [line for event in events if "fingerprint" in (line := formatEvent(event))]
-        self.assertRegex(told, f"^TLS certificate {cert}, SHA-256 fingerprint ([0-9A-F]{{2}}:){{31}}[0-9A-F]{{2}}$")
+        self.assertRegex(
+            told, f"^TLS certificate {cert}, SHA-256 fingerprint ([0-9A-F]{{2}}:){{31}}[0-9A-F]{{2}}$"
+        )
         self.assertEqual(stat.S_IMODE(cert.stat().st_mode), 0o600)
         self.assertEqual(handshake(self.connection(), client()).get_protocol_version_name(), "TLSv1.3")
 
@@ -825,6 +827,13 @@ class WordsTests(ServiceTestCase):
             ({"accept_any_ae": True}, (ANY,), "associations are accepted from any AE title"),
             ({"no_implementation_version_name": True}, (), "the implementation version name is not sent"),
             ({"enforce_default_transfer_syntax": True}, (), "Implicit VR Little Endian is enforced"),
+            ({}, (), "at most 200 associations at a time, and 464 connections without one (232 of one host)"),
+            ({"max_associations_per_host": 3}, (), "at most 200 associations at a time (3 of one host), and"),
+            ({}, (), "objects of 4096 MiB at most, while 256 MiB or a twentieth of the file system are free"),
+            ({"max_object_size": 0, "min_free_space": 9}, (), "objects of any size, while 9 MiB are free"),
+            ({"min_free_space": 0}, (), "objects of 4096 MiB at most are stored"),
+            ({}, (), "a query may take 30 seconds and have any number of matches"),
+            ({"max_matches": 5}, (), "a query may take 30 seconds and have 5 matches"),
             ({}, (ANY,), "remote CT1 at 192.0.2.1:104"),
             ({}, (Remote(aet="A"),), "remote A at any host"),
             ({}, (Remote(aet="A", host="h", check_host=True),), "remote A at h, from there only"),
@@ -840,6 +849,7 @@ class WordsTests(ServiceTestCase):
         relaxed = "durability is relaxed: a power cut may take objects that were acknowledged"
         foreign = "ssl: endpoints have the TLS settings of Twisted; dicomtls: has the profiles of PS3.15"
         impersonated = "without check-host whoever calls himself {} may query or retrieve what is stored"
+        full = "objects are stored until no space is left: others on the same disk have none either"
         anybody = "anybody may query and retrieve what is stored"
         loose = Remote(aet="CT2", host="192.0.2.2", operations=["echo", "move"])
         storing = Remote(aet="CT3", host="192.0.2.3", operations=["echo", "store"])
@@ -847,6 +857,7 @@ class WordsTests(ServiceTestCase):
             ({}, (), [anyone]),
             ({"accept_any_ae": True}, (), []),
             ({"known_ae_only": True}, (), [nobody]),
+            ({"accept_any_ae": True, "min_free_space": 0}, (), [full]),
             ({}, (CHECKED,), []),
             ({}, (CHECKED, storing), []),
             ({}, (ANY,), [impersonated.format("CT1")]),
