@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
+from collections.abc import Callable
 from random import Random
 from struct import pack
 
@@ -41,7 +42,7 @@ def picture(member: Member, pixels: int, study: str = "", uid: str = "") -> Imag
     return attrs.evolve(made, data_set=head + element(0x7FE00010, value))
 
 
-def storing(member: Member, image: Image, keep: bool = True) -> Step:
+def storing(member: Member, image: Image, keep: bool = True) -> Callable[[Scene], None]:
     """Store an image, and see to it that it is remembered if it was acknowledged.
 
     `keep` it for what later visits are about; if not, it is this that is measured of the visit.
@@ -196,7 +197,12 @@ def _got(member: Member) -> Step:
                 if due.pop(uid, "") != digest(answer.body):
                     scene.words.append("NOT WHAT WAS STORED")
                 number += 1
-                about = {0x0002: CT, 0x0120: answer.number(0x0110) or 0, 0x0900: 0, 0x1000: uid}
+                about: dict[int, int | str] = {
+                    0x0002: CT,
+                    0x0120: answer.number(0x0110) or 0,
+                    0x0900: 0,
+                    0x1000: uid,
+                }
                 scene.send(p_data((3, 3, command(0x8001, about))))
             elif not answer.pending:
                 break
@@ -223,7 +229,12 @@ def _move(member: Member) -> Case:
 
     def play(scene: Scene) -> None:
         destination = member.place.sink
-        asked = {0x0002: MOVE, 0x0110: 9, 0x0600: destination + " " * (len(destination) % 2), 0x0700: 0}
+        asked: dict[int, int | str] = {
+            0x0002: MOVE,
+            0x0110: 9,
+            0x0600: destination + " " * (len(destination) % 2),
+            0x0700: 0,
+        }
         scene.send(message(5, command(0x0021, asked, True), identifier("STUDY", member.series[0].study)))
         answer = scene.peer.answer(2 * PATIENCE)
         while answer.pending:

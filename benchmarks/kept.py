@@ -89,7 +89,12 @@ def by_get(target: Target, stored: Mapping[str, Stored], studies: int, seed: int
                     uid = answer.command[0x1000].decode("latin-1").rstrip("\0")
                     if due.get(uid) == digest(answer.body):
                         del due[uid]
-                    about = {0x0002: CT, 0x0120: answer.number(0x0110) or 0, 0x0900: 0, 0x1000: uid}
+                    about: dict[int, int | str] = {
+                        0x0002: CT,
+                        0x0120: answer.number(0x0110) or 0,
+                        0x0900: 0,
+                        0x1000: uid,
+                    }
                     scene.send(p_data((3, 3, command(0x8001, about))))
                 elif not answer.pending:
                     break

@@ -263,7 +263,7 @@ class Server:
             ),
             "--audit-required needs --audit": self.audit_required and self.audit is None,
         }
-        return self.tls_files.contradictions() + [fault for fault, applies in rules.items() if applies]
+        return [fault for fault, applies in rules.items() if applies] + self.tls_files.contradictions()
 
 
 @attrs.frozen(kw_only=True)

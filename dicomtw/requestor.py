@@ -116,8 +116,8 @@ class RequestedAssociation(Association):
         #: SOP classes of which the peer takes us for an SCP; and those of which we are not the SCU.
         self.scp_roles: frozenset[str] = frozenset()
         self._not_scu: frozenset[str] = frozenset()
-        #: What the peer has answered about our user, if it was asked to: its server response, empty for a name
-        #: and a passcode. None: it has not said that it knows him (PS3.7 D.3.3.7).
+        #: What the peer has answered about our user, if it was asked to: its server response, empty for a
+        #: name and a passcode. None: it has not said that it knows him (PS3.7 D.3.3.7).
         self.user_identity_response: bytes | None = None
         self._releasing = False
 

@@ -66,8 +66,8 @@ class Options(usage.Options):
         self._many.setdefault("networks", []).append(network)
 
     def opt_auth(self, checker: str) -> None:
-        """What checks the users that requestors name, by any Twisted checker (scrypt:FILE file: unix ...); may
-        be repeated.
+        """What checks the users that requestors name, by any Twisted checker (scrypt:FILE file: unix ...);
+        may be repeated.
         """
         self._many.setdefault("auth", []).append(checker)
 

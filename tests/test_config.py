@@ -243,7 +243,9 @@ class ValueTests(ConfigTestCase):
             tls-ca = "ca.pem"
             tls-cert = "cert.pem"
             tls-key = "key.pem"
-            tls-sha256 = ["AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB"]
+            tls-sha256 = [
+              "AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB"
+            ]
             user = "archive"
             password-file = "passcode"
             operations = ["echo", "move"]
@@ -277,8 +279,8 @@ class ValueTests(ConfigTestCase):
             "tls-ca = 'ca.pem'": "tls-ca, tls-cert and tls-key need tls",
             "tls = true\ntls-key = 'key.pem'": "tls-key needs tls-cert",
             f"tls-sha256 = ['{'0' * 64}']": "tls-sha256 needs tls",
-            "tls = true\ntls-sha256 = ['abc']": "tls-sha256 takes a list of values, each a SHA-256 fingerprint: "
-            "64 hex digits, with or without colons, not ['abc']",
+            "tls = true\ntls-sha256 = ['abc']": "tls-sha256 takes a list of values, each a SHA-256 "
+            "fingerprint: 64 hex digits, with or without colons, not ['abc']",
             "password-file = 'p'": "password-file needs user",
             "user = 'a'\npassword-file = 'p'\ntls = true": "password-file needs tls, and tls-ca or "
             "tls-sha256: others would get the passcode",

@@ -17,8 +17,9 @@ from dicomtw import uids
 from dicomtw.dimse import status
 from dicomtw.dimse.messages import MESSAGE_TYPES, Command, MessageType
 from dicomtw.errors import DimseError
-from dicomtw.storage import DataSetSink, Stored
+from dicomtw.storage import DataSetSink
 from dicomtw.storage.content import Content
+from dicomtw.storage.stored import Stored
 from dicomtw.ul.negotiation import AcceptedContext, Offer
 
 #: A data set that is no object to store is kept in memory up to this, in bytes: identifiers, attribute lists.
