@@ -18,6 +18,7 @@ from dicomtw import uids
 from dicomtw.dimse.messages import C_FIND_RQ
 from dicomtw.encoding import data_set as encoding
 from dicomtw.errors import Cancelled, OperationFailed, QueryLimit
+from dicomtw.operations import OPERATIONS_WINDOW
 from dicomtw.services import retrieve
 from dicomtw.services.bounds import Bounds
 from dicomtw.services.query import Query
@@ -26,7 +27,9 @@ from dicomtw.storage.index import cursor
 from dicomtw.storage.index.attributes import Level
 from dicomtw.storage.index.query import MAXIMUM_KEYS, Model
 from dicomtw.storage.index.query import Query as IndexQuery
-from dicomtw.transcode import transcode
+from dicomtw.testing import message
+from dicomtw.transcode import encode, transcode
+from dicomtw.ul.items import AsynchronousOperationsWindow
 from tests.services.archive import CT, EXPLICIT, IMPLICIT, MR, Archive, ct, data_set
 from tests.services.test_query import QueryTestCase
 from tests.services.test_retrieve import RetrieveTestCase
@@ -197,7 +200,7 @@ class BoundedRetrievalTests(RetrieveTestCase):
 
 class WithoutPydicomTests(RetrieveTestCase):
     def test_sub_operation_fails(self) -> None:
-        """Where pydicom cannot be loaded what needs it is not sent, and the log says why; the rest is sent."""
+        """Where pydicom cannot be loaded what needs it is not sent, and the log says why; others are."""
         self.archive.add(ct(1, 1, 1), EXPLICIT)
         self.archive.add(ct(1, 2, 1, SOPClassUID=MR), EXPLICIT)
 
@@ -223,3 +226,30 @@ class WithoutPydicomTests(RetrieveTestCase):
             yield
         finally:
             sys.modules["pydicom"] = kept
+
+
+class ThreadTests(QueryTestCase):
+    def test_calls_that_wait_for_threads(self) -> None:
+        """However many queries peers send, four of each association wait for threads, then none is read."""
+        calls: list[Deferred[Any]] = []
+
+        def aside(function: Any) -> Deferred[Any]:
+            calls.append(Deferred())
+            return calls[-1]
+
+        self.server.factory.entity.disk.call_aside = aside
+        request = C_FIND_RQ(affected_sop_class_uid=uids.STUDY_ROOT_FIND, message_id=1, priority=0)
+        keys = encode(data_set(QueryRetrieveLevel="STUDY", StudyInstanceUID=""), IMPLICIT)
+        peers = []
+        for _ in range(3):
+            peer = self.server.connect()
+            peer.associate({1: (uids.STUDY_ROOT_FIND, IMPLICIT)}, AsynchronousOperationsWindow(0, 0))
+            for number in range(8):
+                self.assertEqual(peer.transport.producerState, "producing", number)
+                peer.send(*message(1, request, keys))
+            self.assertEqual(peer.transport.producerState, "paused")
+            peers.append(peer)
+        self.assertEqual(len(calls), 3 * OPERATIONS_WINDOW)
+        for peer in peers:
+            peer.close()
+        self.assertEqual(len(calls), 3 * OPERATIONS_WINDOW)
