@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import os
+import resource
 from pathlib import Path
 
 from twisted.internet.testing import MemoryReactor
 
 from dicomtw.authentication import AuthFault, authentication_of
 from dicomtw.config import Configuration, Server
-from dicomtw.destinations import fault_of, tls_of
+from dicomtw.destinations import fault_of, limits_of, tls_of
+from dicomtw.limits import descriptors_for_connections, fit
 from dicomtw.proxy import server_endpoint
 from dicomtw.security.tls import TLSError
 from dicomtw.tls_listening import endpoint as tls_endpoint
 from dicomtw.tls_listening import said_of
 from dicomtw.words import describe, no_endpoint, warnings_of
+
+#: Descriptors of a server that nobody is connected to.
+_AT_REST = 20
 
 
 def check(configuration: Configuration) -> list[str]:
@@ -26,9 +31,20 @@ def check(configuration: Configuration) -> list[str]:
             print(f"  {line}")
         for line in warnings_of(server, configuration):
             print(f"  warning: {line}")
+        for line in _few_descriptors(server, len(configuration.servers)):
+            print(f"  warning: {line}")
         faults += _faults(server)
     faults += [fault for remote in configuration.remotes if (fault := fault_of(remote, tls_of(remote)))]
     return faults
+
+
+def _few_descriptors(server: Server, servers: int) -> list[str]:
+    """What there would be too few file descriptors for, if the server ran where we do."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most == resource.RLIM_INFINITY:
+        return []
+    share = descriptors_for_connections(most, _AT_REST, servers)
+    return fit(limits_of(server), server.aet, most, share)[1]
 
 
 def _faults(server: Server) -> list[str]:

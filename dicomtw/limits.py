@@ -73,6 +73,19 @@ class Limits:
         )
 
 
+def fit(limits: Limits, who: str, descriptors: int, share: int) -> tuple[Limits, list[str]]:
+    """`limits` for a `share` of so many descriptors, and what is less than was wanted, in words."""
+    fitted = limits.fitted(share)
+    return fitted, [
+        f"{descriptors} file descriptors (ulimit -n) are too few: {who} has {limit} {what}, not {wanted}"
+        for what, limit, wanted in (
+            ("associations at a time", fitted.max_associations, limits.max_associations),
+            ("connections without one", fitted.waiting, limits.waiting),
+        )
+        if limit < wanted
+    ]
+
+
 def descriptors_for_connections(limit: int, in_use: int, servers: int) -> int:
     """What is left of `limit` descriptors for each of so many servers, when so many are in use at rest."""
     return max(4, (limit - in_use - _DESCRIPTORS_KEPT) // servers)

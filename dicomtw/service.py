@@ -29,7 +29,7 @@ from dicomtw.config import state_directory as state_directory
 from dicomtw.destinations import RemoteDestinations, limits_of
 from dicomtw.encoding import character_sets
 from dicomtw.errors import IndexFault
-from dicomtw.limits import descriptors_for_connections
+from dicomtw.limits import descriptors_for_connections, fit
 from dicomtw.names import Names
 from dicomtw.process import Process as Process  # for those who start a service
 from dicomtw.process import StartError
@@ -227,21 +227,10 @@ class DicomService(Service):
         """No more connections than there are file descriptors for: each server has its share of them."""
         share = descriptors_for_connections(descriptors, _descriptors_in_use(), len(self.factories))
         for factory in self.factories:
-            wanted, factory.limits = factory.limits, factory.limits.fitted(share)
-            for what, limit, asked in (
-                ("associations", factory.limits.max_associations, wanted.max_associations),
-                ("connections without one", factory.limits.waiting, wanted.waiting),
-            ):
-                if limit < asked:
-                    self.log.warn(
-                        "{descriptors} file descriptors (ulimit -n) are too few: {aet} has {limit} {what}, "
-                        "not {asked}",
-                        descriptors=descriptors,
-                        aet=factory.entity.access.ae_title,
-                        limit=limit,
-                        what=what,
-                        asked=asked,
-                    )
+            who = factory.entity.access.ae_title
+            factory.limits, lines = fit(factory.limits, who, descriptors, share)
+            for line in lines:
+                self.log.warn("{line}", line=line)
 
     def _make_store(self, server: Server) -> None:
         store = Path(os.path.abspath(server.store))

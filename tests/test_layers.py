@@ -184,6 +184,7 @@ ARROW: dict[str, tuple[str, ...]] = {
     "names": (),
     "words": ("storage", "security", "limits", "config"),
     "check": (
+        "limits",
         "authentication",
         "security",
         "config",

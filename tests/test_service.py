@@ -191,6 +191,25 @@ class ListenTests(ServiceTestCase):
             self.patch(resource, "setrlimit", refuse)
             self.assertTrue(self.started(self.server(store=str(self.here / "other"))).running)
 
+    def test_few_descriptors(self) -> None:
+        """Servers share the descriptors there are, and a warning each says what there are too few for."""
+        self.patch(resource, "getrlimit", lambda which: (400, 400))
+        self.patch(resource, "setrlimit", lambda which, limit: None)
+        with capturedLogs() as events:
+            made = self.started(
+                self.server(port=1, aet="ONE"),
+                self.server(port=2, aet="TWO", max_associations=10, max_connections=20),
+            )
+        told = [line for event in events if "too few" in (line := formatEvent(event))]
+        self.assertEqual(len(told), 2, told)
+        self.assertRegex(
+            told[0],
+            r"^400 file descriptors \(ulimit -n\) are too few: ONE has \d+ associations at a time, not 200$",
+        )
+        one, two = (factory.limits for factory in made.factories)
+        self.assertLess(one.max_associations + one.waiting, 200)
+        self.assertEqual((two.max_associations, two.waiting), (10, 20))
+
     def test_several_servers(self) -> None:
         """Each server has its own ports, name and limits; one store is one, whoever uses it."""
         other = self.here / "other"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pwd
+import resource
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -326,6 +327,16 @@ class CheckTests(CommandLineTestCase):
         self.assertEqual((code, lines), (0, []))
         self.assertIn("  warning: no remote is configured", self.out.getvalue())
         self.assertIn("  warning: durability is relaxed", self.out.getvalue())
+
+    def test_few_descriptors(self) -> None:
+        """That there are too few file descriptors is told, and no fault: 1024 are enough for the defaults."""
+        for most, told in ((1024, False), (512, True), (resource.RLIM_INFINITY, False)):
+            self.patch(resource, "getrlimit", lambda which, most=most: (most, most))
+            code, _ = self.exits("--check", f"--store={self.store}")
+            self.assertEqual(code, 0)
+            said = self.out.getvalue()
+            self.assertEqual("warning: 512 file descriptors (ulimit -n) are too few" in said, told, most)
+            self.out.truncate(0)
 
     def test_faults(self) -> None:
         """What would keep the server from starting is one line each, and exit status 1."""
