@@ -91,6 +91,8 @@ class DirectoryStore:
         self._locations = Locations(root)
         #: Directories known to be there, and (strict) to have their own names on stable storage.
         self._directories: set[Path] = set()
+        #: Files, by device and inode, that could not be forced out: another try may succeed, and say nothing.
+        self._doubtful: set[tuple[int, int]] = set()
 
     def prepare(self) -> int:
         """Make the directories and remove what earlier runs had half received; the number of such files.
@@ -237,14 +239,16 @@ class DirectoryStore:
             if not stat.S_ISREG(there.st_mode):
                 raise FileExistsError(errno.EEXIST, "what has the object's name is no file")
             try:
-                if self._on_duplicate is OnDuplicate.KEEP or same_object(temporary, earlier):
+                if (there.st_dev, there.st_ino) in self._doubtful:
+                    self._check_replaces_doubtful(temporary, earlier)
+                elif self._on_duplicate is OnDuplicate.KEEP or same_object(temporary, earlier):
                     return self._keep(temporary, earlier)
+                elif self._on_duplicate is OnDuplicate.REFUSE:
+                    raise DimseError(_DUPLICATE_SOP_INSTANCE, "SOP instance stored before with other content")
             except FileNotFoundError:
                 if not os.path.lexists(temporary):
                     raise
                 continue  # moved meanwhile
-            if self._on_duplicate is OnDuplicate.REFUSE:
-                raise DimseError(_DUPLICATE_SOP_INSTANCE, "SOP instance stored before with other content")
             try:
                 note = self._replace(temporary, final, earlier, there)
             except _Changed:
@@ -257,7 +261,7 @@ class DirectoryStore:
     def _keep(self, temporary: Path, earlier: Path) -> Stored | None:
         """Give up `temporary` for what is there already; what that is, None if there is no index to know."""
         if self.strict:
-            sync(earlier)  # it may have been stored relaxed
+            self._force_out(earlier)  # it may have been stored relaxed
             self._make_directory(earlier.parent)
             sync(earlier.parent)
         stored = None
@@ -266,6 +270,19 @@ class DirectoryStore:
                 stored = self._read(earlier)
         os.unlink(temporary)
         return stored
+
+    def _force_out(self, earlier: Path) -> None:
+        there = os.lstat(earlier)
+        try:
+            sync(earlier)
+        except OSError:
+            self._doubtful.add((there.st_dev, there.st_ino))
+            raise
+
+    def _check_replaces_doubtful(self, temporary: Path, earlier: Path) -> None:
+        """The same bytes, which are safe, take the place of a file that cannot be relied on; no others do."""
+        if self._on_duplicate is not OnDuplicate.REPLACE and not same_object(temporary, earlier):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     def _path(self, stored: Stored) -> Path:
         return self.root.joinpath(stored.study, stored.series, f"{stored.sop_instance_uid}.dcm")

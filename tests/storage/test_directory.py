@@ -801,6 +801,25 @@ class FaultTests(Storing):
         self.keep(store, data_set(UID))
         self.assertEqual(list(self.files()), [NAME])
 
+    def test_failed_sync_of_an_earlier_copy(self) -> None:
+        """Stored relaxed, and not to be forced out: the same bytes then take its place, and are."""
+        for policy in OnDuplicate:
+            self.setUp()
+            relaxed = self.store(RELAXED, policy)
+            self.keep(relaxed, data_set(UID))
+            relaxed.close()
+            inode = (self.root / NAME).stat().st_ino
+            store = self.store(Durability.STRICT, policy)
+            patch = self.failing("fsync", errno.EIO, lambda fd: os.fstat(fd).st_ino == inode)  # noqa: B023
+            self.assertStatus(0xA700, self.receive(store, data_set(UID)).commit)
+            patch.restore()
+            if policy is not OnDuplicate.REPLACE:
+                self.assertStatus(0xA700, self.receive(store, data_set(UID, b"another.")).commit)
+            self.assertEqual((self.root / NAME).stat().st_ino, inode)
+            self.keep(store, data_set(UID))
+            self.assertNotEqual((self.root / NAME).stat().st_ino, inode)
+            self.assertEqual(list(self.stored().values()), [data_set(UID)] * 2)
+
     def fail_to_sync_the_name(self, store: DirectoryStore) -> None:
         """From now on the series directory cannot be synced."""
         fsync, series = os.fsync, str((self.root / NAME).parent)
