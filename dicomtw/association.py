@@ -28,7 +28,7 @@ from dicomtw.dimse.messages import (
 from dicomtw.dimse.reader import MessageReader
 from dicomtw.errors import AbortReason, DimseError, LocalStateError, ProtocolError
 from dicomtw.feed import Disk, Feed
-from dicomtw.operations import MAXIMUM_REQUESTS, Operation, OperationQueue, or_cancelled
+from dicomtw.operations import Operation, OperationQueue, or_cancelled
 from dicomtw.outbox import Outbox
 from dicomtw.requests import Answer, Request, Requests
 from dicomtw.services import DataSetSource, MemorySink, Response, ServiceRegistry
@@ -272,7 +272,7 @@ class Association:
         assert operation is not None
         if operation.request.message_type is C_CANCEL_RQ:
             self._queue.cancel(operation.request.message_id_being_responded_to or 0)
-        elif self._requests.outstanding and self._queue.waiting >= MAXIMUM_REQUESTS:
+        elif self._requests.outstanding and self._queue.is_crowded:
             raise ProtocolError("more requests than the asynchronous operations window has room for")
         else:
             self._queue.add(operation)

@@ -26,6 +26,8 @@ OPERATIONS_WINDOW = 4
 _MAXIMUM_WAITING = 4
 #: The most that may wait where the peer cannot be paused, for its responses stand behind them.
 MAXIMUM_REQUESTS = 64
+#: And what their data sets may take in memory then, in bytes.
+MAXIMUM_REQUEST_BYTES = 4 << 20
 
 
 T = TypeVar("T")
@@ -119,6 +121,12 @@ class Operation:
     def data_set(self) -> bytes:
         sink = None if self.feed is None else self.feed.sink
         return bytes(sink.data) if isinstance(sink, MemorySink) else b""
+
+    @property
+    def in_memory(self) -> int:
+        """The length of the data set if it is kept in memory, in bytes."""
+        sink = None if self.feed is None else self.feed.sink
+        return len(sink.data) if isinstance(sink, MemorySink) else 0
 
     @property
     def sink(self) -> DataSetSink:
@@ -221,9 +229,10 @@ class OperationQueue:
         return bool(self._running or self._waiting)
 
     @property
-    def waiting(self) -> int:
-        """How many requests wait for their turn."""
-        return len(self._waiting)
+    def is_crowded(self) -> bool:
+        """Whether more wait than may where the peer cannot be paused."""
+        size = sum(operation.in_memory for operation in self._waiting)
+        return len(self._waiting) >= MAXIMUM_REQUESTS or size > MAXIMUM_REQUEST_BYTES
 
     def add(self, operation: Operation) -> None:
         """Perform a complete request when it is its turn."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -15,10 +16,10 @@ from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from dicomtw import uids
-from dicomtw.dimse.messages import C_FIND_RQ
+from dicomtw.dimse.messages import C_FIND_RQ, C_GET_RQ, C_STORE_RQ
 from dicomtw.encoding import data_set as encoding
 from dicomtw.errors import Cancelled, OperationFailed, QueryLimit
-from dicomtw.operations import OPERATIONS_WINDOW
+from dicomtw.operations import MAXIMUM_REQUEST_BYTES, OPERATIONS_WINDOW
 from dicomtw.services import retrieve
 from dicomtw.services.bounds import Bounds
 from dicomtw.services.query import Query
@@ -29,7 +30,8 @@ from dicomtw.storage.index.query import MAXIMUM_KEYS, Model
 from dicomtw.storage.index.query import Query as IndexQuery
 from dicomtw.testing import message
 from dicomtw.transcode import encode, transcode
-from dicomtw.ul.items import AsynchronousOperationsWindow
+from dicomtw.ul.items import AsynchronousOperationsWindow, RoleSelection
+from dicomtw.ul.pdu import A_ABORT
 from tests.services.archive import CT, EXPLICIT, IMPLICIT, MR, Archive, ct, data_set
 from tests.services.test_query import QueryTestCase
 from tests.services.test_retrieve import RetrieveTestCase
@@ -253,3 +255,45 @@ class ThreadTests(QueryTestCase):
         for peer in peers:
             peer.close()
         self.assertEqual(len(calls), 3 * OPERATIONS_WINDOW)
+
+
+class SilentRequestorTests(RetrieveTestCase):
+    """Requestors of C-GET that do not answer our C-STOREs."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.archive.fill(studies=1, series=1, instances=2)
+        self.peer = self.server.connect()
+        contexts = {1: (uids.STUDY_ROOT_GET, IMPLICIT), 3: (CT, EXPLICIT)}
+        self.peer.associate(contexts, RoleSelection(CT, scu_role=False, scp_role=True))
+        self.ask(1)
+        (request,) = self.peer.received()
+        self.assertIs(getattr(request, "message_type", None), C_STORE_RQ)
+
+    def ask(self, message_id: int, more: bytes = b"") -> None:
+        keys = encode(data_set(QueryRetrieveLevel="STUDY", StudyInstanceUID="1.1"), IMPLICIT)
+        get = C_GET_RQ(affected_sop_class_uid=uids.STUDY_ROOT_GET, message_id=message_id, priority=0)
+        self.peer.send(*message(1, get, keys + more))
+
+    def test_no_response(self) -> None:
+        """Who answers nothing is aborted when the DIMSE timeout is over, whatever it asks meanwhile."""
+        self.server.clock.advance(30)
+        self.ask(2)
+        self.server.clock.advance(30)
+        self.assertEqual(self.peer.received(), [])
+        self.server.clock.advance(60)
+        self.assertEqual(self.peer.received(), [A_ABORT(0)])
+        self.assertIn("no response within the DIMSE timeout", self.peer.protocol.association.ended)
+        names = [os.readlink(link) for link in Path("/proc/self/fd").iterdir() if os.path.islink(link)]
+        self.assertEqual([name for name in names if name.endswith(".dcm")], [])
+
+    def test_requests_in_memory(self) -> None:
+        """Requests that wait have so many bytes in memory, four of the longest; with more it is aborted."""
+        keys = encode(data_set(QueryRetrieveLevel="STUDY", StudyInstanceUID="1.1"), IMPLICIT)
+        longest = bytes(MAXIMUM_REQUEST_BYTES // 4 - len(keys))
+        for message_id in range(2, 7):
+            self.assertEqual(self.peer.received(), [], message_id)
+            self.ask(message_id, longest)
+        self.assertEqual(self.peer.received(), [])
+        self.ask(7, b"")
+        self.assertEqual(self.peer.received(), [A_ABORT(2, 6)])
