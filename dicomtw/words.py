@@ -68,16 +68,16 @@ def _limits(server: Server) -> list[str]:
     associations = f"{server.max_associations} associations at a time"
     associations += f" ({of_host} of one host)" if of_host else ""
     size, free = server.max_object_size, server.min_free_space
-    objects = f"objects of {size} MiB at most" if size else "objects of any size"
+    objects = f"objects of {size} MiB at most are stored" if size else "objects of any size are stored"
     if free is None:
-        objects += ", while 256 MiB or a twentieth of the file system are free"
+        objects += " while 256 MiB, or a twentieth of the file system, are free"
     elif free:
-        objects += f", while {free} MiB are free"
+        objects += f" while {free} MiB are free"
     matches = f"{server.max_matches} matches" if server.max_matches else "any number of matches"
     waiting = f"{limits.waiting} connections without one ({limits.waiting_per_host} of one host)"
     return [
         f"at most {associations}, and {waiting}",
-        f"{objects} are stored",
+        objects,
         f"a query may take {server.query_timeout:g} seconds and have {matches}",
     ]
 

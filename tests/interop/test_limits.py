@@ -49,6 +49,25 @@ class DescriptorTests(SynchronousTestCase):
             self.assertEqual(scu.echo(), 0)
             scu.release()
 
+    def test_all_descriptors_are_gone(self) -> None:
+        """Without any, what cannot be accepted is closed at no cost, and when there are some all is well."""
+        server = Twistd(self)
+        number = server.fds + 10
+        resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (number, number))
+        with contextlib.ExitStack() as stack:
+            for _ in range(100):
+                stack.enter_context(socket.create_connection(server.address, 10))
+            wait_until(lambda: server.fds >= number - 1, "all descriptors are in use")
+            time.sleep(0.5)
+            before = self._processor_time(server.pid)
+            time.sleep(1)
+            self.assertLess(self._processor_time(server.pid) - before, 0.3)
+        wait_until(lambda: server.fds < number - 5, "descriptors are given back")
+        with Scu(server.address) as scu:
+            scu.associate(VERIFICATION)
+            self.assertEqual(scu.echo(), 0)
+            scu.release()
+
     def _processor_time(self, pid: int) -> float:
         """Of the server so far, in seconds."""
         fields = Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()
