@@ -35,7 +35,6 @@ from dicomtw.security.identity import (
     answer,
     claimed,
     described,
-    not_among,
 )
 from dicomtw.security.remote import Remote
 from dicomtw.services import ServiceRegistry
@@ -205,8 +204,7 @@ class AcceptedAssociation(Association):
 
     def _identified(self, rq: A_ASSOCIATE_RQ, user_identity: UserIdentityAC | None = None) -> None:
         assert self._requestor is not None
-        users = () if self._remote is None else self._remote.users
-        why = not_among(users, self._requestor.identity)
+        why = self._entity.access.user_refusal(self._remote, self._requestor.identity)
         if why:
             self._not_authenticated(why)
         else:

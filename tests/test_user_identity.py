@@ -226,7 +226,7 @@ class AcceptorTests(UserIdentityTestCase):
         server = self.server(remotes=remotes)
         self.assertIsInstance(self.answer(server, ALICE, calling="CT"), A_ASSOCIATE_AC)
         self.assertEqual(self.answer(server, ALICE, calling="MR"), NOT_AUTHENTICATED)
-        self.assertIn("user 'alice': the remote is for its users", self.summary(server, self.peer)["summary"])
+        self.assertIn("user 'alice': 'MR' is for its users", self.summary(server, self.peer)["summary"])
         self.assertEqual(self.answer(server, calling="CT"), NOT_AUTHENTICATED)
         self.assertIsInstance(self.answer(server, ALICE), A_ASSOCIATE_AC)
         self.assertIsInstance(self.answer(server), A_ASSOCIATE_AC)

@@ -143,6 +143,12 @@ class AccessPolicy:
             return Decision()
         return Decision(CALLING_NOT_RECOGNIZED, f"calling AE title {calling!r} is not a configured remote")
 
+    def user_refusal(self, remote: Remote | None, identity: Identity | None) -> str:
+        """Why a user may not associate in the name of `remote`, once it is known who he is; else empty."""
+        if remote is None or not remote.users or (identity is not None and identity.name in remote.users):
+            return ""
+        return f"{'no user identity' if identity is None else identity}: {remote.aet!r} is for its users only"
+
     # -- for what
 
     def refusal(self, remote: Remote | None, operation: str) -> str:

@@ -241,13 +241,3 @@ def warnings(demand: Demand, bound: Collection[str], *, is_plain: bool, without_
     if without_tls:
         return ["passcodes and tokens are taken without TLS: others can read and use them"]
     return ["without TLS passcodes and tokens are refused"]
-
-
-def not_among(users: Collection[str], identity: Identity | None) -> str:
-    """Why a user may not associate in the name of a remote that is for `users` only; else empty.
-
-    Without any it is for everybody.
-    """
-    if not users or (identity is not None and identity.name in users):
-        return ""
-    return f"{'no user identity' if identity is None else identity}: the remote is for its users only"

@@ -26,7 +26,9 @@ from dicomtw.security.access import (
 )
 from dicomtw.security.addresses import network_of
 from dicomtw.security.certificate import PeerCertificate
+from dicomtw.security.identity import Identity
 from dicomtw.security.remote import OPERATIONS, Remote
+from dicomtw.ul.items import UserIdentityType
 from dicomtw.ul.pdu import A_ASSOCIATE_RJ
 from tests.storage import modest
 
@@ -376,6 +378,17 @@ class RefusalTests(SynchronousTestCase):
             for any_may in (False, True):
                 found = self.refused(remote, allow_retrieve_any=any_may)
                 self.assertEqual(found, dict.fromkeys(others, "not allowed to this remote"), allowed)
+
+    def test_users(self) -> None:
+        """A remote with users is for them alone, one without is for everybody."""
+        policy = AccessPolicy(ae_title="PMOD")
+        alice = Identity("alice", UserIdentityType.USERNAME)
+        for_all, for_alice = Remote(aet="CT"), Remote(aet="CT", users=("bob", "alice"))
+        for_bob = Remote(aet="CT", users=("bob",))
+        for remote, identity in ((None, None), (for_all, None), (for_all, alice), (for_alice, alice)):
+            self.assertEqual(policy.user_refusal(remote, identity), "")
+        self.assertEqual(policy.user_refusal(for_bob, alice), "user 'alice': 'CT' is for its users only")
+        self.assertEqual(policy.user_refusal(for_bob, None), "no user identity: 'CT' is for its users only")
 
     def test_destinations(self) -> None:
         """A remote with destinations has C-MOVE send to these alone; one without, and who is none, to all."""

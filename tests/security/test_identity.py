@@ -8,13 +8,11 @@ from twisted.trial.unittest import SynchronousTestCase
 from dicomtw.security.identity import (
     MAXIMUM_FIELD,
     Demand,
-    Identity,
     IdentityPolicy,
     UserIdentity,
     answer,
     described,
     in_words,
-    not_among,
     warnings,
 )
 from dicomtw.ul.items import Cursor, UserIdentityRQ, UserIdentityType
@@ -91,15 +89,6 @@ class PolicyTests(SynchronousTestCase):
             said, ["", f"user 'alice': {why}", "", f"a SAML assertion: {why}", f"a JSON Web Token: {why}"]
         )
         self.assertEqual([refusal(open_to_all, item, confidential=False) for item in ALL], [""] * 5)
-
-    def test_users_of_a_remote(self) -> None:
-        """A remote with users is for them alone, one without is for everybody."""
-        alice = Identity("alice", UserIdentityType.USERNAME)
-        self.assertEqual(not_among((), None), "")
-        self.assertEqual(not_among((), alice), "")
-        self.assertEqual(not_among(("bob", "alice"), alice), "")
-        self.assertEqual(not_among(("bob",), alice), "user 'alice': the remote is for its users only")
-        self.assertEqual(not_among(("bob",), None), "no user identity: the remote is for its users only")
 
 
 class AnswerTests(SynchronousTestCase):
