@@ -16,6 +16,11 @@ from dicomtw.security.rates import Rates
 _SPARE: Final = 64
 #: Descriptors kept for threads, the index and the log besides those that are open at the start.
 _DESCRIPTORS_KEPT: Final = 24
+#: A proposal that is longer, in bytes, is a long one while it comes in: of these there are so many at a time.
+#: One of 1 MiB is possible; most have some thousands.
+LONG_PROPOSAL: Final = 1 << 16
+LONG_PROPOSALS: Final = 32
+
 #: Log lines a minute about connections that come to no association: of one host, and in all.
 LINES_PER_HOST: Final = 300
 LINES: Final = 1000
@@ -111,6 +116,8 @@ class Crowd(Generic[C]):
     def __init__(self) -> None:
         self.connections: dict[C, None] = {}
         self.associations: set[C] = set()
+        #: Those whose long proposals are half received, oldest first.
+        self._long: dict[C, None] = {}
         self._hosts: dict[C, str] = {}
         #: Of each host: those without an association, oldest first, and how many have one.
         self._waiting: dict[str, dict[C, None]] = {}
@@ -147,6 +154,7 @@ class Crowd(Generic[C]):
         host = self._hosts.get(connection, "")
         if associated:
             self.associations.add(connection)
+            self._long.pop(connection, None)
             if host:
                 self._leave(host, connection)
                 self._associated[host] = self._associated.get(host, 0) + 1
@@ -158,8 +166,20 @@ class Crowd(Generic[C]):
                 del self._associated[host]
             self._waiting.setdefault(host, {})[connection] = None
 
+    def set_long(self, connection: C, is_long: bool) -> None:
+        """Whether much is kept of its proposal; of too many such the oldest is turned out."""
+        if not is_long:
+            self._long.pop(connection, None)
+        elif connection not in self._long:
+            if len(self._long) >= LONG_PROPOSALS:
+                longest = next(iter(self._long))
+                del self._long[longest]
+                longest.turn_out("too many long proposals at a time")
+            self._long[connection] = None
+
     def remove(self, connection: C) -> None:
         """It is lost."""
+        self._long.pop(connection, None)
         self.set_associated(connection, False)
         host = self._hosts.pop(connection, "")
         if host:

@@ -24,7 +24,7 @@ from zope.interface import implementer
 
 from dicomtw.acceptor import AcceptedAssociation, ApplicationEntity
 from dicomtw.association import PROGRESS, Association, Hold
-from dicomtw.limits import Crowd, Lines, turn_out_longest
+from dicomtw.limits import LONG_PROPOSAL, Crowd, Lines, turn_out_longest
 from dicomtw.limits import Limits as Limits  # for those who make a factory
 from dicomtw.security.access import LOCAL_LIMIT_EXCEEDED, TEMPORARY_CONGESTION, Standing
 from dicomtw.security.certificate import PeerCertificate
@@ -315,6 +315,11 @@ class DicomProtocol(AssociationProtocol):
         self.provider.connection_indication()
         if getattr(self.transport, "peer_is_known", True):
             self.peer_known()
+
+    def dataReceived(self, data: bytes) -> None:
+        super().dataReceived(data)
+        if not self._was_associated:
+            self._server.crowd.set_long(self, self.provider.held > LONG_PROPOSAL)
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
         self._server.crowd.remove(self)

@@ -7,7 +7,15 @@ from twisted.internet.testing import StringTransport
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
-from dicomtw.limits import LINES, LINES_PER_HOST, Crowd, Limits, descriptors_for_connections
+from dicomtw.limits import (
+    LINES,
+    LINES_PER_HOST,
+    LONG_PROPOSAL,
+    LONG_PROPOSALS,
+    Crowd,
+    Limits,
+    descriptors_for_connections,
+)
 from dicomtw.proxy import ProxyFactory
 from dicomtw.services.verification import Verification
 from dicomtw.testing import MemoryServer, Peer, associate_rq
@@ -170,6 +178,39 @@ class OpenTests(ServerTestCase):
         refused.send(associate_rq({1: ("1.2.840.10008.1.1", "1.2.840.10008.1.2")}))
         self.assertEqual(refused.received(), [])
         self.assertFalse(refused.connected)
+
+
+class LongProposalTests(ServerTestCase):
+    def test_memory(self) -> None:
+        """Of long proposals so many are kept at a time; one more costs the first its connection."""
+        self.serve(Limits())
+        header = b"\1\0" + (1 << 20).to_bytes(4, "big")
+        peers = [self.server.connect(f"192.0.2.{number}") for number in range(LONG_PROPOSALS)]
+        for peer in peers:
+            peer.send(header + bytes(LONG_PROPOSAL + 1))
+            peer.send(bytes(900_000))
+        short = self.server.connect("198.51.100.1")
+        short.send(header + bytes(LONG_PROPOSAL))
+        self.assertEqual([peer.connected for peer in (short, *peers)], [True] * (1 + LONG_PROPOSALS))
+        short.send(b"x")
+        self.assertEqual([peer.connected for peer in peers], [False] + [True] * (LONG_PROPOSALS - 1))
+        self.assertTrue(short.connected)
+        self.assertEqual(peers[0].protocol.provider.held, 0)
+
+    def test_complete(self) -> None:
+        """A long proposal that is complete, or aborted, takes nobody's place any more."""
+        self.serve(Limits())
+        for number in range(2 * LONG_PROPOSALS):
+            peer = self.server.connect(f"192.0.2.{number}")
+            rq = associate_rq(
+                {1: ("1.2.840.10008.1.1", *["1.2.840.10008.1.2"] * 100)}
+                | {2 * each + 1: ("1.2.840.10008.1.1", *["1.2.840.10008.1.2"] * 100) for each in range(1, 60)}
+            ).encode()
+            self.assertGreater(len(rq), LONG_PROPOSAL)
+            peer.send(rq[:-1])
+            peer.send(rq[-1:])
+            self.assertTrue(peer.connected)
+        self.assertEqual(len(self.server.factory.associations), 2 * LONG_PROPOSALS)
 
 
 class LineTests(ServerTestCase):

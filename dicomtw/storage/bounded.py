@@ -21,7 +21,7 @@ _MIB: Final = 1 << 20
 DEFAULT_FREE: Final = 256 * _MIB
 DEFAULT_FREE_PART: Final = 20
 
-#: What the file system said is taken to hold for so long, in seconds: it is not asked for each fragment.
+#: That there is enough is taken to hold for so long, in seconds: the file system is not asked each time.
 _REMEMBERED: Final = 1.0
 #: That objects are refused, or no longer, is told at most so often, in seconds.
 _TOLD: Final = 60.0
@@ -54,7 +54,7 @@ class FreeSpace:
         if self._minimum == 0:
             return
         now = self._clock()
-        if now >= self._known_until:
+        if self._low or now >= self._known_until:  # space that is there again is used at once
             self._known_until = now + _REMEMBERED
             self._look(now)
         if self._low:

@@ -82,9 +82,15 @@ class Framer:
         """Whether a PDU has begun and not ended."""
         return bool(self._header or self._body_left or self._pdu_left)
 
+    @property
+    def held(self) -> int:
+        """Bytes that are kept of a PDU which is to be decoded whole."""
+        return len(self._body)
+
     def stop(self) -> None:
         """Ignore all further bytes, those of the current chunk too."""
         self._deaf = True
+        self._body = bytearray()
 
     def pass_over_pdu(self) -> None:
         """Hand on no more of the PDU that is being received: nobody is left to want it."""

@@ -153,6 +153,11 @@ class Provider:
         return self._framer.mid_pdu
 
     @property
+    def held(self) -> int:
+        """Bytes that are kept of a PDU which is half received."""
+        return self._framer.held
+
+    @property
     def odd_lengths(self) -> bool:
         """Whether the peer sent a fragment of odd length."""
         return self._framer.odd_lengths
