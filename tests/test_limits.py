@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 from twisted.internet.address import IPv4Address
 from twisted.internet.testing import StringTransport
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
+from dicomtw.jsonlog import LONGEST_MESSAGE, format_event
 from dicomtw.limits import (
     LINES,
     LINES_PER_HOST,
@@ -18,6 +21,7 @@ from dicomtw.limits import (
 )
 from dicomtw.proxy import ProxyFactory
 from dicomtw.services.verification import Verification
+from dicomtw.summary import LONGEST_LINE, abridged
 from dicomtw.testing import MemoryServer, Peer, associate_rq
 from dicomtw.ul.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RJ, A_RELEASE_RQ
 
@@ -250,3 +254,51 @@ class LineTests(ServerTestCase):
         with capturedLogs() as events:
             self.associated("192.0.2.1").close()
         self.assertEqual(len([event for event in events if "association" in event]), 1)
+
+
+class LongLineTests(ServerTestCase):
+    """However much a peer has to say, the log has so many characters of it."""
+
+    def test_summary(self) -> None:
+        """The line of a connection is whole up to the longest, then it is cut."""
+        for length in (LONGEST_LINE, LONGEST_LINE + 1):
+            line = abridged("x" * length)
+            self.assertEqual(line, "x" * LONGEST_LINE + ("..." if length > LONGEST_LINE else ""))
+
+    def test_worst_proposal(self) -> None:
+        """128 contexts of made up SOP classes are a line of some hundred characters, all of them printable."""
+        self.serve(Limits())
+        peer = self.server.connect()
+        with capturedLogs() as events:
+            peer.associate(
+                {2 * each + 1: ("\x1b" * 64, "\x1b" * 64) for each in range(128)}, calling="\x7f" * 16
+            )
+            peer.close()
+            accepted = self.server.connect()
+            accepted.associate({2 * each + 1: ("\x1b" * 64, "1.2") for each in range(128)})
+            accepted.close()
+        lines = [event["summary"] for event in events if "association" in event]
+        self.assertEqual(len(lines), 2)
+        for line in lines:
+            self.assertLess(len(line), 2500)
+            self.assertTrue(line.isprintable())
+        for event in events:
+            self.assertLess(len(format_event(event) or ""), 200_000)
+
+    def test_json(self) -> None:
+        """A JSON message is whole up to the longest, then it is cut."""
+        for length in (LONGEST_MESSAGE, LONGEST_MESSAGE + 1):
+            said = json.loads(format_event({"log_format": "{x}", "x": "x" * length}) or "")
+            self.assertEqual(said["message"], "x" * LONGEST_MESSAGE)
+
+    def test_warnings(self) -> None:
+        """Of one association twenty warnings are told, of 500 characters at the most."""
+        self.serve(Limits())
+        association = self.associated().protocol.association
+        with capturedLogs() as events:
+            for length in (500, 501, *[1] * 100):
+                association.warn("x" * length)
+        said = [event["what"] for event in events]
+        self.assertEqual(len(said), 20)
+        self.assertEqual(said[:2], ["x" * 500, "x" * 500 + "..."])
+        self.assertEqual(said[-1], "x (what else there is to warn of is left out)")
