@@ -266,7 +266,7 @@ class LongLineTests(ServerTestCase):
             self.assertEqual(line, "x" * LONGEST_LINE + ("..." if length > LONGEST_LINE else ""))
 
     def test_worst_proposal(self) -> None:
-        """128 contexts of made up SOP classes are a line of some hundred characters, all of them printable."""
+        """128 contexts of made up SOP classes are one line of printable characters, and not a long one."""
         self.serve(Limits())
         peer = self.server.connect()
         with capturedLogs() as events:
