@@ -22,6 +22,7 @@ from typing import Any
 import attrs
 from docutils import nodes
 from docutils.core import publish_doctree
+from twisted.python.reflect import namedAny
 from twisted.trial.unittest import SynchronousTestCase
 
 from dicomtw.config import Server
@@ -258,3 +259,19 @@ class LimitsTests(SynchronousTestCase):
         named = {name.astext() for _, name, _, _ in self.rows()}
         options = {name for name in settings_of(Server) if name.startswith(self.OPTIONS)}
         self.assertEqual({f"--{name}" for name in options} - named, set())
+
+
+class ReliabilityTests(SynchronousTestCase):
+    """``docs/reliability.md``: whoever reads it can run what it names."""
+
+    def test_commands(self) -> None:
+        """Each test, module and file that it names is there."""
+        text = (CHECKOUT / "docs" / "reliability.md").read_text("utf-8")
+        names = set(re.findall(r"\btests(?:\.\w+)+", text))
+        for name in names:
+            namedAny(name)  # raises for what is not there
+        self.assertGreater(len(names), 40)
+        for module in re.findall(r"python -m (\w+(?:\.\w+)*)", text):
+            self.assertIsNotNone(importlib.util.find_spec(module), module)
+        for path in re.findall(r"`((?:docs|fuzz|conf)/[\w./-]+)`", text):
+            self.assertTrue((CHECKOUT / path).exists(), path)
