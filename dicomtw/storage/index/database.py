@@ -96,6 +96,8 @@ class Index:
         self.remade = ""
         #: The lowest id that something in it may have.
         self.first_id = 0
+        #: The names of the database and of its log: text, for every transaction looks at them.
+        self._names = str(path), f"{path}-wal"
         #: Which files it is in.
         self._identity: tuple[int, ...] = ()
         #: There from a read or write that found damage until the next `open`.
@@ -313,7 +315,7 @@ class Index:
     def _files_there(self) -> tuple[int, ...]:
         """Device and inode of the database and of its log."""
         there: tuple[int, ...] = ()
-        for path in (self._path, f"{self._path}-wal"):
+        for path in self._names:
             try:
                 status = os.stat(path)
             except (FileNotFoundError, NotADirectoryError):
