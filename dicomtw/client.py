@@ -35,7 +35,8 @@ from zope.interface import implementer
 from dicomtw import uids
 from dicomtw.errors import AssociationLost, NotAccepted, NotConnected, OperationFailed, Rejected
 from dicomtw.feed import Disk
-from dicomtw.protocol import AssociationProtocol, Limits
+from dicomtw.limits import Limits
+from dicomtw.protocol import AssociationProtocol
 from dicomtw.requestor import Proposal, RequestedAssociation
 from dicomtw.scu import SCU
 from dicomtw.security.certificate import sha256_from
@@ -48,8 +49,8 @@ from dicomtw.security.verification import pinned, verification
 from dicomtw.services import FALLBACK, ServiceClass, ServiceRegistry
 from dicomtw.settings import ConfigError
 from dicomtw.storing import storage_contexts as storage_contexts  # for those who associate
-from dicomtw.summary import tls_fault, tls_of
 from dicomtw.tls_listening import told
+from dicomtw.transports import tls_fault, tls_of
 
 #: A presentation context to propose: a SOP class, with the transfer syntaxes or without for the uncompressed.
 Context = str | tuple[str, Sequence[str]]
@@ -305,9 +306,8 @@ class RequestorProtocol(AssociationProtocol):
 
     def connectionMade(self) -> None:  # noqa: N802
         super().connectionMade()
-        self._last_activity = self._began = self.clock.seconds()  # not since it was tried
         self.association.request()
-        self._check_progress()
+        self.watch.connected()
 
     def tls_failed(self, why: str) -> None:
         """Our side of TLS does not accept the peer."""

@@ -34,7 +34,7 @@ from zope.interface import implementer
 
 from dicomtw.client import TLS
 from dicomtw.security.audit.syslog import Entry, datagram, frame, line, syslog_message
-from dicomtw.summary import tls_fault
+from dicomtw.transports import tls_fault
 
 T = TypeVar("T")
 

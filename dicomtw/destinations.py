@@ -11,8 +11,8 @@ from dicomtw.client import TLS, associate, certified_name, tls_with, user_of
 from dicomtw.config import Server
 from dicomtw.errors import NotConnected
 from dicomtw.feed import Disk
+from dicomtw.limits import Limits
 from dicomtw.operations import or_cancelled
-from dicomtw.protocol import Limits
 from dicomtw.requestor import RequestedAssociation
 from dicomtw.security.access import sop_class_refusal
 from dicomtw.security.remote import Remote

@@ -27,7 +27,7 @@ from twisted.internet.interfaces import (
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from zope.interface import implementer
 
-from dicomtw.protocol import DicomProtocol
+from dicomtw.server import DicomProtocol
 from dicomtw.tls_listening import TLSEndpoint
 
 _PREFIX = "haproxy:"

@@ -33,12 +33,13 @@ from dicomtw.limits import descriptors_for_connections, fit
 from dicomtw.names import Names
 from dicomtw.process import Process as Process  # for those who start a service
 from dicomtw.process import StartError
-from dicomtw.protocol import CLOSE_GRACE, DicomFactory
+from dicomtw.protocol import CLOSE_GRACE
 from dicomtw.proxy import server_endpoint
 from dicomtw.security import access
 from dicomtw.security.renewal import contexts
 from dicomtw.security.self_signed import make_self_signed
 from dicomtw.security.tls import TLSError, TLSFiles
+from dicomtw.server import DicomFactory
 from dicomtw.services import ServiceClass, ServiceRegistry
 from dicomtw.services.bounds import Bounds
 from dicomtw.services.query import Query

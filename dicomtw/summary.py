@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from OpenSSL import SSL
 from twisted.logger import Logger, LogLevel
-from twisted.python.failure import Failure
 
 from dicomtw import uids
 from dicomtw.association import Association
-from dicomtw.security.certificate import PeerCertificate, peer_certificate_of
 from dicomtw.security.identity import user
-from dicomtw.security.verification import verification_fault
 
 _log = Logger(namespace="dicomtw.association")
 
@@ -27,24 +23,6 @@ LONGEST_LINE = 4000
 
 #: Operations that the line has words for; others are counted by their names.
 _TOLD = ("C-STORE", "C-ECHO")
-
-#: What OpenSSL says when the peer did not speak TLS, or not with us, and what that means.
-_TLS_FAULTS = {
-    "wrong version number": "the peer does not speak TLS",
-    "packet length too long": "the peer does not speak TLS",
-    "http request": "the peer speaks HTTP",
-    "unsupported protocol": "no TLS version in common",
-    "no shared cipher": "no cipher suite in common",
-    "peer did not return a certificate": "the peer has no certificate and one is required",
-    "alert unknown ca": "the peer does not know who certifies us",
-    "alert certificate expired": "the peer holds our certificate, or an issuer's, for expired",
-    "alert certificate revoked": "the peer holds our certificate for revoked",
-    "alert bad certificate": "the peer does not accept our certificate",
-    "alert certificate unknown": "the peer does not accept our certificate",
-    "alert certificate required": "the peer wants a certificate of ours",
-    "alert protocol version": "no TLS version in common",
-    "alert handshake failure": "the peer has no cipher suite, or no key, in common with us",
-}
 
 
 def log_summary(association: Association, *, peer: str, tls: str, seconds: float, ended: str) -> None:
@@ -123,77 +101,3 @@ def _abridged(names: list[str]) -> str:
         return ""
     more = f" and {len(names) - _NAMES} more" if len(names) > _NAMES else ""
     return f" ({', '.join(names[:_NAMES])}{more})"
-
-
-def tls_of(transport: Any) -> str:
-    """TLS version and cipher suite of a connection, wrapped or not, and who its peer is by its certificate,
-    if it showed one; empty if it is plain.
-    """
-    connection = _tls_connection(transport)
-    if connection is None:
-        return ""
-    said = f"{connection.get_protocol_version_name()} {connection.get_cipher_name()}"
-    try:
-        certificate = _certificate(connection)
-    except ValueError:
-        return f"{said} with a certificate that cannot be read"
-    if certificate is None:
-        return said
-    subject = repr(certificate.subject)  # repr: it may hold anything
-    if len(subject) > 100:
-        subject = subject[:97] + "..."
-    return f"{said} with {subject} (SHA-256 {certificate.sha256[:16]})"
-
-
-def in_handshake(transport: Any) -> bool:
-    """Whether TLS on a connection, wrapped or not, has not come about."""
-    connection = _tls_connection(transport)
-    return connection is not None and connection.get_peer_finished() is None
-
-
-def certificate_of(transport: Any) -> PeerCertificate | None:
-    """The certificate that the peer of a connection, wrapped or not, has shown and TLS has accepted.
-
-    None if it has shown none, or one that cannot be read, and where there is no TLS.
-    """
-    connection = _tls_connection(transport)
-    try:
-        return None if connection is None else _certificate(connection)
-    except ValueError:
-        return None
-
-
-def verifies(transport: Any) -> bool:
-    """Whether TLS on a connection takes no certificate of the peer but those of who certifies our peers."""
-    connection = _tls_connection(transport)
-    return connection is not None and bool(connection.get_context().get_verify_mode() & SSL.VERIFY_PEER)
-
-
-def _tls_connection(transport: Any) -> SSL.Connection | None:
-    while transport is not None:
-        try:
-            handle = transport.getHandle()
-        except AttributeError:  # there is none; or, of TCP that is closed, none any more
-            handle = None
-        if isinstance(handle, SSL.Connection):
-            return handle
-        transport = getattr(transport, "transport", None)
-    return None
-
-
-def _certificate(connection: SSL.Connection) -> PeerCertificate | None:
-    """Raises ValueError for one that cannot be read."""
-    certificate = connection.get_peer_certificate(as_cryptography=True)
-    return None if certificate is None else peer_certificate_of(certificate)
-
-
-def tls_fault(reason: Failure, transport: Any = None) -> str:
-    """Why a TLS connection failed, in words; empty if that is not what `reason` is about."""
-    error = reason.value
-    if not isinstance(error, SSL.Error):
-        return ""
-    said = "; ".join(str(entry[-1]) for entry in (error.args[0] if error.args else ()) if entry)
-    connection = _tls_connection(transport)
-    hint = "" if connection is None else verification_fault(connection)
-    hint = hint or next((meaning for phrase, meaning in _TLS_FAULTS.items() if phrase in said), "")
-    return f"TLS failed: {said or 'closed in the handshake'}" + (f" ({hint})" if hint else "")

@@ -41,9 +41,10 @@ from dicomtw.dimse.messages import Command
 from dicomtw.dimse.reader import MessageReader
 from dicomtw.errors import DimseError, ProtocolError
 from dicomtw.feed import Disk
-from dicomtw.protocol import DicomFactory, Limits
+from dicomtw.limits import Limits
 from dicomtw.scu import SCU
 from dicomtw.security.access import AccessPolicy
+from dicomtw.server import DicomFactory
 from dicomtw.services import ServiceClass, ServiceRegistry
 from dicomtw.storage.part10 import FileMeta
 from dicomtw.ul.framer import Framer

@@ -40,8 +40,8 @@ from dicomtw.dimse.messages import (
 )
 from dicomtw.errors import DimseError
 from dicomtw.feed import Disk
+from dicomtw.limits import Limits
 from dicomtw.names import Names
-from dicomtw.protocol import Limits
 from dicomtw.security.access import AccessPolicy
 from dicomtw.security.remote import Remote
 from dicomtw.services import (

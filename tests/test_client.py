@@ -47,7 +47,7 @@ from dicomtw.errors import (
     UnreadableDataSet,
 )
 from dicomtw.feed import Disk
-from dicomtw.protocol import Limits
+from dicomtw.limits import Limits
 from dicomtw.requestor import Proposal
 from dicomtw.scu import SCU, Retrieval
 from dicomtw.security.certificate import sha256_of

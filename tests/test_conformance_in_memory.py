@@ -25,7 +25,7 @@ from dicomtw.dimse.messages import (
     Command,
 )
 from dicomtw.feed import Disk
-from dicomtw.protocol import Limits
+from dicomtw.limits import Limits
 from dicomtw.security.access import AccessPolicy
 from dicomtw.security.remote import Remote
 from dicomtw.services import ServiceRegistry

@@ -9,13 +9,13 @@ from twisted.internet.testing import StringTransport
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
+from dicomtw.crowd import Crowd
 from dicomtw.jsonlog import LONGEST_MESSAGE, format_event
 from dicomtw.limits import (
     LINES,
     LINES_PER_HOST,
     LONG_PROPOSAL,
     LONG_PROPOSALS,
-    Crowd,
     Limits,
     descriptors_for_connections,
 )

@@ -18,9 +18,10 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from dicomtw.association import Hold
-from dicomtw.protocol import DicomProtocol, Limits
+from dicomtw.limits import Limits
 from dicomtw.security.access import AccessPolicy
 from dicomtw.security.remote import Remote
+from dicomtw.server import DicomProtocol
 from dicomtw.services.verification import Verification
 from dicomtw.testing import MemoryServer, MemoryStore, Peer, associate_rq, message
 from dicomtw.ul.pdu import (

@@ -20,7 +20,7 @@ from zope.interface import directlyProvides
 from zope.interface.verify import verifyObject
 
 from dicomtw import uids
-from dicomtw.protocol import Limits
+from dicomtw.limits import Limits
 from dicomtw.proxy import Header, ProxyEndpoint, ProxyFactory, ProxyProtocol, parse, server_endpoint
 from dicomtw.security.access import AccessPolicy
 from dicomtw.security.remote import Remote

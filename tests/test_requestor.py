@@ -26,7 +26,7 @@ from dicomtw.dimse.messages import (
 )
 from dicomtw.errors import AssociationLost, LocalStateError, NotConnected, Rejected
 from dicomtw.feed import Disk
-from dicomtw.protocol import Limits
+from dicomtw.limits import Limits
 from dicomtw.requestor import Proposal, RequestedAssociation
 from dicomtw.requests import Answer, Request
 from dicomtw.services import ServiceClass, ServiceRegistry

@@ -19,8 +19,8 @@ from dicomtw.jsonlog import format_event
 from dicomtw.security.certificate import peer_certificate_of
 from dicomtw.services.storage import Storage
 from dicomtw.services.verification import Verification
-from dicomtw.summary import certificate_of, in_handshake, tls_fault, tls_of
 from dicomtw.testing import MemoryServer, MemoryStore, Peer, associate_rq, message
+from dicomtw.transports import certificate_of, in_handshake, tls_fault, tls_of
 from dicomtw.ul.pdu import A_ABORT, A_RELEASE_RQ, P_DATA_TF, PresentationDataValue
 from tests.security.test_tls import TLSTestCase, client, handshake, identity
 from tests.test_association import c_echo_rq, c_store_rq

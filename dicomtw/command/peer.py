@@ -14,7 +14,7 @@ from dicomtw.client import TLS, Associating, Context, UserIdentity, associate
 from dicomtw.command import terminal
 from dicomtw.command.exits import Fault
 from dicomtw.configure import configure
-from dicomtw.protocol import Limits
+from dicomtw.limits import Limits
 from dicomtw.security.passwords import line_of, passcode_in
 from dicomtw.security.remote import Remote, parse_peer
 from dicomtw.security.tls import TLSError
@@ -63,6 +63,11 @@ def peer_of(arguments: Namespace) -> Peer:
     """The peer of a command line; raises `Fault`."""
     remote = _remote(arguments)
     tls = _tls(arguments, remote)
+    if arguments.tls_no_verify and remote.password_file is not None and arguments.user is None:
+        raise Fault(
+            f"--tls-no-verify: anybody could get the passcode that is for {remote.aet}; "
+            "say with --user who we are instead"
+        )
     if arguments.password_file is not None and tls is None:
         terminal.say("the passcode goes over a connection without TLS, where others can read it")
     return Peer(
@@ -142,6 +147,8 @@ def _tls(arguments: Namespace, remote: Remote) -> TLS | None:
         cert=own.tls_cert,
         key=arguments.tls_key or own.tls_key,
         verify=not arguments.tls_no_verify,
+        # What the command line says of whom to believe is in the place of what the remote's settings say.
+        pins=() if arguments.tls_ca or arguments.tls_no_verify else remote.tls_sha256,
     )
     try:  # before anything is connected
         tls.context  # noqa: B018

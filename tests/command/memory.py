@@ -17,7 +17,7 @@ from dicomtw import uids
 from dicomtw.client import Associating, Context
 from dicomtw.command import terminal
 from dicomtw.command.peer import Peer
-from dicomtw.protocol import Limits
+from dicomtw.limits import Limits
 from dicomtw.security.remote import Remote
 from dicomtw.testing import MemoryServer
 

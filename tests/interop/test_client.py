@@ -31,7 +31,7 @@ from twisted.trial.unittest import TestCase
 from dicomtw import uids
 from dicomtw.client import TLS, Context, associate
 from dicomtw.errors import AssociationLost, NotAccepted, NotConnected, OperationFailed, Rejected
-from dicomtw.protocol import Limits
+from dicomtw.limits import Limits
 from dicomtw.scu import SCU, Retrieval
 from dicomtw.security.tls import TLSError
 from dicomtw.services import UNCOMPRESSED
