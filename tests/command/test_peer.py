@@ -121,6 +121,40 @@ class PeerTests(SynchronousTestCase):
         made["ca"].unlink()
         self.assertIn(f"{made['ca']}: No such file", self.fault(config, "PACS"))
 
+    def test_pins_of_a_remote(self) -> None:
+        """A remote known by its fingerprint is verified by that, unless the command line says otherwise."""
+        ca, path, pin = Path(self.mktemp()), Path(self.mktemp()), "ab" * 32
+        ca.write_bytes(identity("CA").cert_pem)
+        path.write_text(
+            f"[[remote]]\naet = 'PACS'\nhost = 'h'\nport = 1\ntls = true\ntls-sha256 = ['{pin}']\n"
+        )
+        config = f"--config={path}"
+        for words, expected in (
+            ([], TLS(pins=[pin])),
+            (["--tls"], TLS(pins=[pin])),
+            ([f"--tls-ca={ca}"], TLS(ca=ca)),
+            (["--tls-no-verify"], TLS(verify=False)),
+        ):
+            self.assertEqual(self.peer(config, "PACS", *words).tls, expected)
+
+    def test_passcode_of_a_remote(self) -> None:
+        """The passcode that a remote's settings hold does not go to whoever answers."""
+        path, pin = Path(self.mktemp()), "ab" * 32
+        path.write_text(
+            f"[[remote]]\naet = 'PACS'\nhost = 'h'\nport = 1\ntls = true\ntls-sha256 = ['{pin}']\n"
+            "user = 'me'\npassword-file = 'passcode'\n"
+        )
+        config = f"--config={path}"
+        self.assertEqual(self.peer(config, "PACS").tls, TLS(pins=[pin]))
+        said = self.fault(config, "PACS", "--tls-no-verify")
+        self.assertEqual(
+            said,
+            "--tls-no-verify: anybody could get the passcode that is for PACS; say with --user who we are "
+            "instead",
+        )
+        peer = self.peer(config, "PACS", "--tls-no-verify", "--user=guest")
+        self.assertEqual(peer.user_identity, UserIdentity.username("guest"))
+
     def test_tls_options_alone(self) -> None:
         """Options of TLS without TLS are a fault, for nothing would be encrypted."""
         for option in ("--tls-ca=x", "--tls-cert=x", "--tls-key=x", "--tls-no-verify"):
