@@ -11,6 +11,7 @@ from typing import Final
 import attrs
 
 from dicomtw.security.audit.message import (
+    LONGEST_TEXT,
     Action,
     AuditMessage,
     Code,
@@ -206,6 +207,7 @@ class Events:
     ) -> AuditMessage:
         """Security Alert about `party`, or about ourselves."""
         subject = self.host if party is None else party.address or self.host
+        why = why[:LONGEST_TEXT]  # for details as for texts
         return AuditMessage(
             event=SECURITY_ALERT,
             types=(kind,),

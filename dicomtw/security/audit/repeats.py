@@ -1,4 +1,4 @@
-"""Alerts about one peer, again and again: a few are told, the others counted, so that they fill no queue."""
+"""Alerts about one host, again and again: a few are told, the others counted, so that they fill no queue."""
 
 from __future__ import annotations
 
@@ -7,41 +7,54 @@ from typing import Final
 
 import attrs
 
-#: For so long, in seconds, alerts about one peer are counted together.
+from dicomtw.security.addresses import host_of
+
+#: For so long, in seconds, alerts about one host are counted together.
 WINDOW: Final = 60.0
-#: So many of them are told one by one.
+#: So many of them are told one by one, and so many about all hosts together.
 TOLD: Final = 10
-#: Peers that are remembered at a time; what is about further ones is counted together.
-MAXIMUM: Final = 1000
+TOLD_TOGETHER: Final = 300
+#: Hosts that are remembered at a time; what is about further ones is counted together.
+MAXIMUM_HOSTS: Final = 1000
 
 
 @attrs.define
 class _Counted:
     since: float
-    times: int = 0
+    told: int = 0
+    untold: int = 0
 
 
 class Repeats:
-    """Counts alerts by the addresses they are about. Times are in seconds."""
+    """Counts alerts by the hosts they are about (`addresses.host_of`). Times are in seconds."""
 
     def __init__(self) -> None:
         self._counted: dict[str, _Counted] = {}
+        self._together = _Counted(0.0)
 
     def is_to_be_told(self, address: str, now: float) -> bool:
         """Whether an alert is told by itself; else it is counted."""
-        if address not in self._counted and len(self._counted) >= MAXIMUM:
-            address = ""
-        counted = self._counted.setdefault(address, _Counted(now))
-        counted.times += 1
-        return counted.times <= TOLD
+        if now - self._together.since >= WINDOW:
+            self._together = _Counted(now)
+        are_enough = self._together.told >= TOLD_TOGETHER
+        host = host_of(address)
+        if host not in self._counted and (are_enough or len(self._counted) >= MAXIMUM_HOSTS):
+            host = ""
+        counted = self._counted.setdefault(host, _Counted(now))
+        if are_enough or counted.told >= TOLD:
+            counted.untold += 1
+            return False
+        counted.told += 1
+        self._together.told += 1
+        return True
 
     def ended(self, now: float | None = None) -> Iterator[tuple[str, int]]:
-        """Addresses, empty for several, whose time is over (all for None), and how many were only counted."""
-        for address, counted in list(self._counted.items()):
+        """Hosts, empty for several, whose time is over (all for None), and how many were only counted."""
+        for host, counted in list(self._counted.items()):
             if now is None or now - counted.since >= WINDOW:
-                del self._counted[address]
-                if counted.times > TOLD:
-                    yield address, counted.times - TOLD
+                del self._counted[host]
+                if counted.untold:
+                    yield host, counted.untold
 
     def __bool__(self) -> bool:
         """Whether anything is counted."""

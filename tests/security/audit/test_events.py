@@ -104,12 +104,15 @@ class SchemaTests(SynchronousTestCase):
                     self.assertEqual(came, sent)
 
     def test_long_texts(self) -> None:
-        """A text is cut, an identifier is not."""
+        """A text is cut, also in a detail; an identifier is not."""
         long = attrs.evolve(STUDY, patient_id="p" * (LONGEST_TEXT + 1))
         patient = parsed(EVENTS.received(SCANNER, long, {CT: 1})).findall("ParticipantObjectIdentification")[
             1
         ]
         self.assertEqual(patient.get("ParticipantObjectID"), "p" * LONGEST_TEXT)
+        alert = parsed(EVENTS.alert(events.NODE_AUTHENTICATION, "w" * (LONGEST_TEXT + 1), SCANNER))
+        why = alert.findall(".//ParticipantObjectDetail")[0].get("value") or ""
+        self.assertEqual(base64.b64decode(why), b"w" * LONGEST_TEXT)
         query = parsed(EVENTS.query(SCANNER, FIND, EXPLICIT, bytes(100_000)))
         said = query.findtext(".//ParticipantObjectQuery") or ""
         self.assertEqual(base64.b64decode(said), bytes(100_000))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from dicomtw.security.audit.events import MAXIMUM_SOP_CLASSES, Study
-from dicomtw.security.audit.repeats import MAXIMUM, TOLD, WINDOW, Repeats
+from dicomtw.security.audit.repeats import MAXIMUM_HOSTS, TOLD, TOLD_TOGETHER, WINDOW, Repeats
 from dicomtw.security.audit.transfers import (
     LONGEST,
     MAXIMUM_STUDIES,
@@ -72,19 +72,41 @@ class RepeatTests(SynchronousTestCase):
     def test_counted(self) -> None:
         """Of alerts about one peer the first few are told, the others counted until their time is over."""
         self.assertFalse(self.repeats)
-        self.assertEqual(self.told("a", TOLD), TOLD)
-        self.assertEqual(self.told("a", 5), 0)
-        self.assertEqual(self.told("b", 1, 1.0), 1)
+        self.assertEqual(self.told("192.0.2.1", TOLD), TOLD)
+        self.assertEqual(self.told("192.0.2.1", 5), 0)
+        self.assertEqual(self.told("192.0.2.2", 1, 1.0), 1)
         self.assertEqual(list(self.repeats.ended(WINDOW - 0.1)), [])
-        self.assertEqual(list(self.repeats.ended(WINDOW)), [("a", 5)])
-        self.assertEqual(self.told("a", 1), 1)
+        self.assertEqual(list(self.repeats.ended(WINDOW)), [("192.0.2.1", 5)])
+        self.assertEqual(self.told("192.0.2.1", 1), 1)
         self.assertTrue(self.repeats)
         self.assertEqual(list(self.repeats.ended()), [])
         self.assertFalse(self.repeats)
 
-    def test_many_peers(self) -> None:
-        """Only so many peers are remembered; what is about more is counted together."""
-        for number in range(MAXIMUM):
-            self.assertTrue(self.repeats.is_to_be_told(str(number), 0.0))
-        self.assertEqual(sum(self.told(f"more {number}", 1) for number in range(100)), TOLD)
-        self.assertEqual(list(self.repeats.ended(WINDOW)), [("", 100 - TOLD)])
+    def test_hosts(self) -> None:
+        """A host has one count, whatever of its addresses it comes from: IPv6, and IPv4 in its clothes."""
+        for address in (f"2001:db8::{number}" for number in range(1, 2 * TOLD + 1)):
+            self.repeats.is_to_be_told(address, 0.0)
+        for address in ("192.0.2.1", "::ffff:192.0.2.1"):
+            self.told(address, TOLD)
+        self.assertEqual(list(self.repeats.ended()), [("2001:db8::/64", TOLD), ("192.0.2.1", TOLD)])
+
+    def hosts(self, count: int, now: float = 0.0, first: int = 0) -> int:
+        """How many alerts are told of one about each of so many hosts."""
+        numbers = range(first, first + count)
+        return sum(self.repeats.is_to_be_told(f"10.0.{n >> 8}.{n & 255}", now) for n in numbers)
+
+    def test_together(self) -> None:
+        """Of all hosts together only so many are told in that time; the others are counted together."""
+        self.assertEqual(self.hosts(TOLD_TOGETHER), TOLD_TOGETHER)
+        self.assertEqual(self.hosts(100, first=1000), 0)
+        self.assertEqual(self.hosts(1), 0)
+        self.assertEqual(list(self.repeats.ended(WINDOW)), [("10.0.0.0", 1), ("", 100)])
+        self.assertEqual(self.hosts(1, WINDOW), 1)
+
+    def test_many_hosts(self) -> None:
+        """Only so many hosts are remembered; what is about more is counted together."""
+        for number in range(MAXIMUM_HOSTS):
+            self.assertEqual(self.hosts(1, WINDOW * (number // TOLD_TOGETHER), number), 1)
+        now = WINDOW * (MAXIMUM_HOSTS // TOLD_TOGETHER + 1)
+        self.assertEqual(self.hosts(100, now, 2000), TOLD)
+        self.assertEqual([each for each in self.repeats.ended() if each[1]], [("", 100 - TOLD)])
