@@ -46,7 +46,7 @@ _FAILURES_LOGGED = 5
 
 #: Other lines about the operations of one association; further ones are left out.
 _WARNINGS_LOGGED = 20
-#: Characters of such a line.
+#: Characters of such a line, and of what a failed operation is answered with.
 _LONGEST_WARNING = 500
 
 #: Bytes of messages that are progress: a peer brings as many in each DIMSE timeout, or a message to its end.
@@ -297,7 +297,7 @@ class Association:
                     name=name,
                     calling=self.calling_ae_title,
                     status=response.status,
-                    comment=response.comment,
+                    comment=_plain(response.comment),
                 )
         else:
             self.operations[name] += 1
@@ -342,10 +342,7 @@ class Association:
             return
         if self._warnings == _WARNINGS_LOGGED:
             what = f"{what} (what else there is to warn of is left out)"
-        plain = "".join(one if one.isprintable() else f"\\x{ord(one):02x}" for one in what)
-        if len(plain) > _LONGEST_WARNING:
-            plain = f"{plain[:_LONGEST_WARNING]}..."
-        self.log.warn("for {calling!r}: {what}", calling=self.calling_ae_title, what=plain)
+        self.log.warn("for {calling!r}: {what}", calling=self.calling_ae_title, what=_plain(what))
 
     # -- requests of ours; services.SubOperations
 
@@ -492,6 +489,13 @@ class Association:
     def _disk_busy(self, busy: bool) -> None:
         self._busy_feeds += 1 if busy else -1
         self._shell.hold(Hold.DISK, bool(self._busy_feeds))
+
+
+def _plain(text: str) -> str:
+    """A text that may have come from a peer, as one printable piece of a line, and not too long a one."""
+    beginning = text[: _LONGEST_WARNING + 1]
+    plain = "".join(one if one.isprintable() else f"\\x{ord(one):02x}" for one in beginning)
+    return plain if len(plain) <= _LONGEST_WARNING else f"{plain[:_LONGEST_WARNING]}..."
 
 
 def maximum_length_of(user_information: UserInformation) -> int:

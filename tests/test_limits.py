@@ -9,7 +9,10 @@ from twisted.internet.testing import StringTransport
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
+from dicomtw import uids
 from dicomtw.crowd import Crowd
+from dicomtw.dimse.messages import C_ECHO_RQ
+from dicomtw.errors import DimseError
 from dicomtw.jsonlog import LONGEST_MESSAGE, format_event
 from dicomtw.limits import (
     LINES,
@@ -20,6 +23,7 @@ from dicomtw.limits import (
     descriptors_for_connections,
 )
 from dicomtw.proxy import ProxyFactory
+from dicomtw.services import Operation
 from dicomtw.services.verification import Verification
 from dicomtw.summary import LONGEST_LINE, abridged
 from dicomtw.testing import MemoryServer, Peer, associate_rq
@@ -290,6 +294,20 @@ class LongLineTests(ServerTestCase):
         for length in (LONGEST_MESSAGE, LONGEST_MESSAGE + 1):
             said = json.loads(format_event({"log_format": "{x}", "x": "x" * length}) or "")
             self.assertEqual(said["message"], "x" * LONGEST_MESSAGE)
+
+    def test_answers(self) -> None:
+        """Of what a failed operation is answered with there are 500 printable characters at the most."""
+
+        class Refusing(Verification):
+            async def c_echo(self, operation: Operation) -> int:
+                raise DimseError(0xC000, "\n" + "x" * 60_000)
+
+        self.server = MemoryServer.of(Refusing())
+        peer = self.associated()
+        with capturedLogs() as events:
+            peer.request(1, C_ECHO_RQ(affected_sop_class_uid=uids.VERIFICATION, message_id=1))
+        (said,) = [event["comment"] for event in events if "comment" in event]
+        self.assertEqual(said, "\\x0a" + "x" * 496 + "...")
 
     def test_warnings(self) -> None:
         """Of one association twenty warnings are told, of 500 characters at the most."""

@@ -291,6 +291,16 @@ class SlowPeerTests(ProtocolTestCase):
                 self.assertEqual(answer == A_ABORT(2, 0), ended, (length, context_id))
                 self.assertEqual(bool(self.store.objects), not ended and context_id == 3)
 
+    def test_many_data_sets(self) -> None:
+        """The limit is that of one data set: an association may bring any number that are shorter."""
+        self.server.factory.limits = attrs.evolve(LIMITS, max_data_set=1000)
+        peer = self.associated()
+        for number in range(1, 4):
+            peer.send(*message(3, c_store_rq(number), bytes(600)))
+            self.held.let(number)
+            (answer,) = peer.received()
+            self.assertEqual(getattr(answer, "status", None), 0, number)
+
 
 class UnreadAnswersTests(ProtocolTestCase):
     """A peer that does not read what we answer."""
@@ -331,6 +341,14 @@ class UnreadAnswersTests(ProtocolTestCase):
             peer.send(data[second * 100 : (second + 1) * 100])
         self.assertEqual(peer.received(), [])
         self.assert_aborts_after(1, peer, "the peer does not read our answers")
+
+    def test_told_again(self) -> None:
+        """It is waited for from when it stopped to read, however often the transport says that it has."""
+        peer = self.associated()
+        for _ in range(11):
+            peer.protocol.pauseProducing()
+            self.clock.advance(5)
+        self.assert_aborts_after(5, peer, "the peer does not read our answers")
 
     def test_timeout(self) -> None:
         """After the DIMSE timeout such a peer is aborted, and before it is not."""
