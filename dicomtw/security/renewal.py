@@ -1,7 +1,8 @@
 """Contexts that follow their files: what is renewed on disk is used for the next connection.
 
 Connections keep the context that they began with. New files that are no good, such as half-written ones,
-change nothing but the log.
+change nothing but the log. Without new files, too, a context is made anew from time to time: keys for session
+tickets are its own, and no session is to be resumed for ever.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ class RenewedContext:
         self._contents = tls.read(files)
         self._context = make(files, self._contents)
         self._next_look = clock() + _LOOK
+        self._next_keys = clock() + tls.SESSION_LIFETIME
         _all.add(self)
 
     def current(self) -> SSL.Context:
@@ -59,6 +61,9 @@ class RenewedContext:
                 # Whatever comes of it: what is no good is not tried, and told, again until it changes.
                 self._seen = state
                 self._renew()
+        if now >= self._next_keys:
+            self._next_keys = now + tls.SESSION_LIFETIME
+            self._renew_keys()
         return self._context
 
     def read_again(self) -> None:
@@ -104,6 +109,15 @@ class RenewedContext:
             except OSError as error:
                 found.append(error.errno)
         return found
+
+    def _renew_keys(self) -> None:
+        """Make the context again, with other keys for session tickets: those of before are worth nothing."""
+        try:
+            self._context = self._make(self.files, self._contents)
+        except TLSError as fault:
+            self._told(
+                f"{fault}; sessions can be resumed for longer than {tls.SESSION_LIFETIME} seconds", True
+            )
 
     def _renew(self) -> bool:
         """Whether there was something new to be told."""

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import datetime
 import functools
-import hashlib
 import re
+import secrets
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -27,8 +27,12 @@ from dicomtw.security.verification import verification as verification  # for th
 #: themselves, which those that know DHE alone do not.
 _DH_GROUP = Path(__file__).with_name("ffdhe3072.pem")
 
-#: Seconds for which a session can be resumed: so long is nobody asked for a certificate again.
-_SESSION_LIFETIME = 600
+#: Seconds for which a session can be resumed: so long is nobody asked for a certificate again. In TLS 1.3
+#: each resumption begins such a time anew, so that contexts are to be made anew, too: see `renewal`.
+SESSION_LIFETIME = 600
+
+#: A PEM block, whole (RFC 7468).
+_BLOCK = re.compile(rb"-----BEGIN ([^-\n]*)-----(?:(?!-----).)*-----END \1-----", re.DOTALL)
 
 _CRL = re.compile(rb"-----BEGIN X509 CRL-----.*?-----END X509 CRL-----", re.DOTALL)
 
@@ -111,11 +115,13 @@ def server_context(files: TLSFiles, contents: Contents | None = None) -> SSL.Con
     contents = read(files) if contents is None else contents
     context = _context(SSL.TLS_SERVER_METHOD, files, contents)
     context.set_options(SSL.OP_CIPHER_SERVER_PREFERENCE)
-    context.load_tmp_dh(str(_DH_GROUP))
-    # Binds resumed sessions to this configuration, without which none is resumed under client certificates.
-    identity = hashlib.sha256(repr((files, sorted(contents.items()))).encode())
-    context.set_session_id(identity.digest())
-    context.set_timeout(_SESSION_LIFETIME)
+    try:
+        context.load_tmp_dh(str(_DH_GROUP))
+    except SSL.Error:  # root was dropped, and with it the right to read our own installation
+        raise TLSError(f"{_DH_GROUP} cannot be read") from None
+    # Without one no session is resumed under client certificates. Keys for tickets are each context's own.
+    context.set_session_id(secrets.token_bytes(32))
+    context.set_timeout(SESSION_LIFETIME)
     context.set_verify(_VERIFY[files.verification], leave_fault)
     if files.ca is not None and files.verification != "none":
         for authority in _certificates(files, "ca", contents):
@@ -150,8 +156,8 @@ def _context(method: int, files: TLSFiles, contents: Contents) -> SSL.Context:
     if "crl" in contents:
         for crl in _crls(files, contents):
             store.add_crl(crl)
-        # Of the peer's own certificate: who certifies authorities rarely publishes a list of those.
-        store.set_flags(crypto.X509StoreFlags.CRL_CHECK)
+        # Also of authorities; that there is no list of these is let pass by `verification.is_good`.
+        store.set_flags(crypto.X509StoreFlags.CRL_CHECK | crypto.X509StoreFlags.CRL_CHECK_ALL)
     return context
 
 
@@ -198,8 +204,15 @@ def _loaded(files: TLSFiles, name: str, what: str, load: Callable[[], Any]) -> A
         raise TLSError(f"--tls-{name} {path} holds no usable {what}{colon}{said}") from None
 
 
+def _refuse_half(files: TLSFiles, name: str, what: str, contents: Contents) -> None:
+    """Raise `TLSError` for a file that is being written: parsers pass over a block without its end."""
+    if b"-----BEGIN" in _BLOCK.sub(b"", contents[name]):
+        raise TLSError(f"--tls-{name} {files.paths()[name]} holds no usable {what}: a PEM block has no end")
+
+
 def _certificates(files: TLSFiles, name: str, contents: Contents) -> list[x509.Certificate]:
     """The certificates in a file, of which there is one at least."""
+    _refuse_half(files, name, "certificate", contents)
     found: list[x509.Certificate] = _loaded(
         files, name, "certificate", lambda: x509.load_pem_x509_certificates(contents[name])
     )
@@ -207,6 +220,7 @@ def _certificates(files: TLSFiles, name: str, contents: Contents) -> list[x509.C
 
 
 def _crls(files: TLSFiles, contents: Contents) -> list[x509.CertificateRevocationList]:
+    _refuse_half(files, "crl", "CRL", contents)
     blocks = _CRL.findall(contents["crl"])
     if not blocks:
         raise TLSError(f"--tls-crl {files.crl} holds no usable CRL")

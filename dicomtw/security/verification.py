@@ -39,6 +39,9 @@ _VERIFY_FAULTS: Final = {
 #: Those that are about the certificate at hand, which may be an issuer's.
 _OF_ITSELF: Final = frozenset({7, 9, 10, 23})
 
+#: There is no CRL of its issuer.
+_NO_CRL: Final = 3
+
 #: No certificate is worth more than its key.
 _WEAK_KEY: Final = 66
 
@@ -49,13 +52,22 @@ def words_of(number: int, depth: int = 0) -> str:
     return f"{whose} is {_VERIFY_FAULTS.get(number, f'not accepted, OpenSSL says {number}')}"
 
 
+def is_good(number: int, depth: int, good: int) -> bool:
+    """Whether OpenSSL, and we, accept a certificate that is `depth` steps above the peer's.
+
+    Who certifies authorities rarely publishes a CRL of those. One that there is counts.
+    """
+    return bool(good) or (number == _NO_CRL and depth > 0)
+
+
 def leave_fault(
     connection: SSL.Connection, certificate: crypto.X509, number: int, depth: int, good: int
 ) -> bool:
     """An OpenSSL verify callback that leaves with the connection why a certificate is not accepted."""
-    if not good:
+    accepted = is_good(number, depth, good)
+    if not accepted:
         connection.set_app_data(f"{words_of(number, depth)}: {_named(certificate)}")
-    return bool(good)
+    return accepted
 
 
 def verification_fault(connection: SSL.Connection) -> str:
@@ -83,7 +95,7 @@ def verification(host: str, failed: Callable[[str], None]) -> Verify:
         expected = DNS_ID(host)
 
     def verify(_: SSL.Connection, certificate: crypto.X509, number: int, depth: int, good: int) -> bool:
-        if not good:
+        if not is_good(number, depth, good):
             failed(words_of(number, depth))
             return False
         if depth:

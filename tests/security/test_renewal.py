@@ -2,15 +2,39 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import ssl
 from pathlib import Path
 
 import attrs
 from OpenSSL import SSL
 
+from dicomtw.security import tls
 from dicomtw.security.renewal import RenewedContext, contexts
-from dicomtw.security.tls import TLSError, TLSFiles, fingerprint, server_context
+from dicomtw.security.tls import SESSION_LIFETIME, TLSError, TLSFiles, fingerprint, server_context
 from tests.security.identities import Identity, TLSTestCase, client, crl, handshake, identity
+
+
+def resuming(server: SSL.Context, peer: ssl.SSLContext, session: ssl.SSLSession | None) -> ssl.SSLObject:
+    """The peer's end of a connection on which a byte was received, and with it the tickets of TLS 1.3."""
+    received, sent = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client_end = peer.wrap_bio(received, sent, session=session)
+    server_end = SSL.Connection(server, None)
+    server_end.set_accept_state()
+    for _ in range(4):
+        with contextlib.suppress(ssl.SSLWantReadError):
+            client_end.do_handshake()
+        if sent.pending:
+            server_end.bio_write(sent.read())
+        with contextlib.suppress(SSL.WantReadError):
+            server_end.do_handshake()
+        with contextlib.suppress(SSL.WantReadError):
+            received.write(server_end.bio_read(1 << 16))
+    server_end.send(b"x")
+    received.write(server_end.bio_read(1 << 16))
+    client_end.read(1)
+    return client_end
 
 
 class RenewalTests(TLSTestCase):
@@ -137,6 +161,34 @@ class RenewalTests(TLSTestCase):
         self.seconds += 2
         handshake(renewed.current(), client(two))
 
+    def test_half_written(self) -> None:
+        """A file of which the second block is cut off, wherever that is, leaves TLS as it was."""
+        ca, crl_path = self.file("ca.pem", identity("CA").cert_pem), self.file("crl.pem", crl("CA"))
+        files = attrs.evolve(self.write(self.old), ca=ca, crl=crl_path)
+        renewed = self.renewed(files)
+        first = renewed.current()
+        for path, name, what, second in (
+            (files.cert, "cert", "certificate", identity("CA").cert_pem),
+            (ca, "ca", "certificate", identity("other CA").cert_pem),
+            (crl_path, "crl", "CRL", crl("other CA")),
+        ):
+            assert path is not None
+            whole = path.read_bytes()
+            for length in (11, 30, len(second) // 2, len(second) - 20, len(second) - 2):
+                self.told.clear()
+                path.write_bytes(whole + second[:length])
+                self.seconds += 2
+                self.assertIs(renewed.current(), first)
+                ((line, _),) = self.told
+                words = (
+                    f"--tls-{name} {path} holds no usable {what}: a PEM block has no end; TLS stays as it was"
+                )
+                self.assertEqual(line, words)
+            path.write_bytes(whole + b"# ----- a remark -----\n" + second)
+            self.seconds += 2
+            self.assertIsNot(renewed.current(), first)
+            first = renewed.current()
+
     def test_out_of_date(self) -> None:
         """New files that are out of date are used, and said to be."""
         renewed = self.renewed(self.write(self.old))
@@ -146,6 +198,37 @@ class RenewalTests(TLSTestCase):
         (_, fine), (remark, is_fault) = self.told
         self.assertEqual((fine, is_fault), (False, True))
         self.assertIn(" has expired on ", remark)
+
+    def test_sessions_end(self) -> None:
+        """However often a session is resumed: when its time is over a certificate is asked for again."""
+        ca, own = self.file("ca.pem", identity("CA").cert_pem), identity("one", "CA")
+        renewed = self.renewed(attrs.evolve(self.write(self.old), ca=ca))
+        for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
+            peer = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            peer.check_hostname, peer.verify_mode = False, ssl.CERT_NONE
+            peer.minimum_version = peer.maximum_version = version
+            peer.load_cert_chain(self.file("own.pem", own.cert_pem + own.key_pem))
+            self.seconds += SESSION_LIFETIME
+            session, resumed = None, []
+            for _ in range(9):
+                connection = resuming(renewed.current(), peer, session)
+                session = connection.session
+                resumed.append(connection.session_reused)
+                self.seconds += SESSION_LIFETIME / 4
+            self.assertEqual(resumed, [False, True, True, True] * 2 + [False], version.name)
+        self.assertEqual(self.told, [])
+
+    def test_no_new_keys(self) -> None:
+        """Where no new context can be made the one of before stays, and one line says what that means."""
+        renewed = self.renewed(self.write(self.old))
+        first = renewed.current()
+        self.patch(tls, "_DH_GROUP", self.directory / "absent")
+        self.seconds += SESSION_LIFETIME
+        for _ in range(3):
+            self.assertIs(renewed.current(), first)
+        ((line, is_fault),) = self.told
+        self.assertIn("absent cannot be read; sessions can be resumed for longer", line)
+        self.assertTrue(is_fault)
 
     def test_read_again(self) -> None:
         """Told to read again it does at once, and tells what came of it, whatever that is."""

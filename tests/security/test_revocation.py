@@ -23,13 +23,16 @@ class RevocationTests(TLSTestCase):
         own = self.files(identity("server"))
         return attrs.evolve(own, ca=ca or self.ca, crl=self.file("crl.pem", b"".join(lists)), verify=verify)
 
-    def faults(self, files: TLSFiles, own: Identity | None) -> str:
-        """Why a peer is refused, the same in TLS 1.2 and 1.3; empty if it is not."""
+    def faults(self, files: TLSFiles, own: Identity | None, *chain: Identity) -> str:
+        """Why a peer that sends `chain` along is refused, the same in TLS 1.2 and 1.3; empty if it is not."""
         told = set()
         for version in (SSL.TLS1_2_VERSION, SSL.TLS1_3_VERSION):
             connection = SSL.Connection(server_context(files), None)
+            peer = client(own, maximum_version=version)
+            for authority in chain:
+                peer.add_extra_chain_cert(authority.certificate)
             try:
-                handshake(connection, client(own, maximum_version=version))
+                handshake(connection, peer)
             except SSL.Error:
                 told.add(verification_fault(connection) or "refused")
             else:
@@ -81,6 +84,33 @@ class RevocationTests(TLSTestCase):
         files = self.server(crl("CA", signer="stranger"))
         self.assertIn("signed by somebody else", self.faults(files, self.bad))
 
+    def test_intermediate_authorities(self) -> None:
+        """An authority that a CRL revokes certifies nobody; that there is no CRL for it is no fault."""
+        between = identity("between", "CA", is_authority=True)
+        peer = identity("peer", "between")
+        revoked = "the certificate is revoked: 'CN=peer'"
+        for lists, fault in (
+            ([crl("between")], ""),
+            ([crl("between"), crl("CA")], ""),
+            ([crl("between"), crl("CA", between)], "an issuer's certificate is revoked: 'CN=between'"),
+            ([crl("between", peer)], revoked),
+            ([crl("between", peer), crl("CA")], revoked),
+            ([crl("CA")], "the certificate is of an issuer whose CRL is not there: 'CN=peer'"),
+            (
+                [crl("between"), crl("CA", signer="stranger")],
+                "the certificate is of an issuer whose CRL is signed by somebody else: 'CN=between'",
+            ),
+            (
+                [crl("between"), crl("CA", days=(-9, -2))],
+                "the certificate is of an issuer whose CRL has expired: 'CN=between'",
+            ),
+            (
+                [crl("between", days=(-9, -2)), crl("CA")],
+                "the certificate is of an issuer whose CRL has expired: 'CN=peer'",
+            ),
+        ):
+            self.assertEqual(self.faults(self.server(*lists), peer, between), fault)
+
     def test_sessions_of_before(self) -> None:
         """Who is revoked by a newer CRL cannot come in by a session of before."""
         peer = client(self.bad, maximum_version=SSL.TLS1_2_VERSION)
@@ -99,6 +129,7 @@ class RevocationTests(TLSTestCase):
             identity("CA").cert_pem,
             crl("CA")[:100],
             crl("CA").replace(b"M", b"!"),
+            *(crl("CA") + crl("other CA")[:-cut] for cut in (2, 20, 100, 200)),
         ):
             files = self.server(content)
             said = str(self.assertRaises(TLSError, server_context, files))
