@@ -19,7 +19,7 @@ from zope.interface import implementer
 from dicomtw.association import Association, Hold
 from dicomtw.limits import Limits as Limits  # for those who make a factory
 from dicomtw.summary import NOTHING_SAID, log_summary
-from dicomtw.transports import acknowledge_now, in_handshake, tcp_socket_of, tls_fault
+from dicomtw.transports import acknowledge_now, in_handshake, read_much, tcp_socket_of, tls_fault
 from dicomtw.ul.provider import Provider
 from dicomtw.watch import Watch
 
@@ -63,6 +63,7 @@ class AssociationProtocol(Protocol):
 
     def connectionMade(self) -> None:
         self._socket = tcp_socket_of(self.transport)
+        read_much(self.transport)
         set_no_delay = getattr(self.transport, "setTcpNoDelay", None)
         if set_no_delay is not None and self._socket is not None:
             set_no_delay(True)

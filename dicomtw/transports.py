@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 from OpenSSL import SSL
 from twisted.python.failure import Failure
@@ -31,12 +31,25 @@ _TLS_FAULTS = {
 }
 
 
+#: Bytes that are read at a time, if so many are there. Each read costs a turn of the reactor, and what it
+#: brings of a data set is one write: four times of Twisted's 64 KiB is a sixth more objects a second.
+_READ: Final = 1 << 18
+
+
 def _handles(transport: Any) -> Iterator[Any]:
     while transport is not None:
         try:
             yield transport.getHandle()
         except AttributeError:  # there is none; or, of TCP that is closed, none any more
             pass
+        transport = getattr(transport, "transport", None)
+
+
+def read_much(transport: Any) -> None:
+    """Have a connection read more at a time than Twisted's do."""
+    while transport is not None:
+        if hasattr(transport, "bufferSize"):
+            transport.bufferSize = _READ
         transport = getattr(transport, "transport", None)
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from struct import Struct
-
-from dicomtw.ul.pdu import COMMAND, LAST, P_DATA_TF
+from dicomtw.ul.pdu import COMMAND, LAST, P_DATA_HEADERS, P_DATA_TF
 
 #: PDU length to send where the peer sets no limit, or a higher one: longer ones gain nothing.
 LONGEST_PDU = 1 << 18
@@ -12,7 +10,6 @@ LONGEST_PDU = 1 << 18
 #: The shortest P-DATA-TF that carries anything: a PDV header and two bytes, for fragments are even.
 SHORTEST_PDU = 8
 
-_HEADER = Struct(">BxLLBB")  # of the PDU, then of its one PDV
 _PDV_OVERHEAD = 6
 
 
@@ -30,7 +27,7 @@ def fragment_length(maximum_length: int) -> int:
 
 def p_data_header(context_id: int, control_header: int, length: int) -> bytes:
     """The 12 bytes before a fragment of `length` bytes that has a P-DATA-TF for itself."""
-    return _HEADER.pack(P_DATA_TF.pdu_type, length + 6, length + 2, context_id, control_header)
+    return P_DATA_HEADERS.pack(P_DATA_TF.pdu_type, length + 6, length + 2, context_id, control_header)
 
 
 def command_pdus(context_id: int, command: bytes, maximum_length: int) -> bytes:

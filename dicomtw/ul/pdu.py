@@ -24,6 +24,8 @@ from dicomtw.ul.items import (
 
 PDU_HEADER = Struct(">BxL")
 PDV_HEADER = Struct(">LBB")
+#: Both, as a P-DATA-TF has them that carries one PDV.
+P_DATA_HEADERS = Struct(">BxLLBB")
 
 #: Bits of the message control header (PS3.8 E.2); bits 2 to 7 are not significant.
 COMMAND = 0x01

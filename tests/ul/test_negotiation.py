@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 
+import attrs
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
@@ -22,6 +23,7 @@ from dicomtw.ul.items import (
     SOPClassCommonExtendedNegotiation,
     SOPClassExtendedNegotiation,
     SubItem,
+    UserIdentityAC,
     UserIdentityRQ,
     UserInformation,
 )
@@ -222,6 +224,17 @@ class ContextTests(SynchronousTestCase):
         self.assertEqual(A_ASSOCIATE_AC.decode(agreement.ac.encode()[6:]), agreement.ac)
 
 
+class RefusalTests(SynchronousTestCase):
+    def test_refused(self) -> None:
+        """What the acceptor has against a SOP class refuses its contexts, those of others not: result 1."""
+        offers = {CT: Offer((IMPLICIT,)), MR: Offer((IMPLICIT,))}
+        accepting = attrs.evolve(acceptor(offers), refusal=lambda uid: "not you" if uid == CT else "")
+        rq = request([ct(IMPLICIT), PresentationContextRQ(3, MR, (IMPLICIT,))])
+        agreement = negotiate(rq, accepting)
+        self.assertEqual([one.result for one in agreement.ac.presentation_contexts], [1, 0])
+        self.assertEqual([one.why for one in agreement.refused], ["not you"])
+
+
 class FixedFieldTests(SynchronousTestCase):
     def test_sent_back(self) -> None:
         """The AC has the AE titles and reserved bytes of the RQ, version 1 and our application context."""
@@ -266,6 +279,12 @@ class FixedFieldTests(SynchronousTestCase):
         information = agreement.ac.user_information
         self.assertEqual(information.all(RoleSelection), (RoleSelection(CT, True, False),))
         self.assertEqual(agreement.operations_window, 1)
+
+    def test_user_identity(self) -> None:
+        """PS3.7 D.3.3.7.2: what the acceptor says of the user is the last sub-item."""
+        accepting = attrs.evolve(acceptor(), user_identity=UserIdentityAC(b"ticket"))
+        sub_items = agree(UserIdentityRQ(3, True, b"user"), accepting=accepting).ac.user_information.sub_items
+        self.assertEqual(sub_items[-1], UserIdentityAC(b"ticket"))
 
     def test_not_answered(self) -> None:
         """Common extended negotiation and user identity are not answered here."""

@@ -473,6 +473,14 @@ class MidPDUTests(SynchronousTestCase):
                 neighbours.provider.bytes_received(stream[at : at + 1])
             self.assertFalse(neighbours.provider.mid_pdu)
 
+    def test_held(self) -> None:
+        """`held` is what is kept of a PDU that is decoded whole, from behind its header to its last byte."""
+        neighbours = neighbours_in(State.Sta2)
+        for at in range(len(RQ_BYTES)):
+            self.assertEqual(neighbours.provider.held, max(0, at - 6))
+            neighbours.provider.bytes_received(RQ_BYTES[at : at + 1])
+        self.assertEqual(neighbours.provider.held, 0)
+
     def test_passed_over(self) -> None:
         """A P-DATA-TF that is passed over is a PDU half received all the same."""
         neighbours = neighbours_in(State.Sta13)
