@@ -79,6 +79,7 @@ class Server:
         (),
         "listen on any Twisted server endpoint (tcp: ssl: unix: systemd: haproxy:tcp: ...)",
         many=True,
+        may_be_empty=True,
     )
     tls: bool = setting(
         FLAG, False, "TLS on --port, with a certificate made at the first start if none is given"
@@ -146,6 +147,7 @@ class Server:
         (),
         "a further attribute to index, by its keyword, as LEVEL:Keyword for another level than IMAGE",
         many=True,
+        may_be_empty=True,
     )
     accept_unknown_sop_classes: bool = setting(
         FLAG, False, "store objects of SOP classes that no table here knows"
@@ -157,7 +159,11 @@ class Server:
         FLAG, False, "choose Implicit VR Little Endian, and refuse contexts that do not offer it"
     )
     prefer_transfer_syntax: tuple[str, ...] = setting(
-        TRANSFER_SYNTAX, (), "choose this transfer syntax where it is offered, before others", many=True
+        TRANSFER_SYNTAX,
+        (),
+        "choose this transfer syntax where it is offered, before others",
+        many=True,
+        may_be_empty=True,
     )
     max_pdu: int = setting(
         PDU_LENGTH,
@@ -253,6 +259,11 @@ class Server:
             and only_listen,
             "--user-identity=optional and required need --auth": not self.auth
             and self.user_identity in (Demand.OPTIONAL.value, Demand.REQUIRED.value),
+            "--auth is of no use with --user-identity=ignore": bool(self.auth)
+            and self.user_identity == Demand.IGNORE.value,
+            "--auth-without-tls needs --auth": self.auth_without_tls and not self.auth,
+            "--tls-profile needs --tls; in --listen say dicomtls:PORT:profile=NAME": not self.tls
+            and self.tls_profile != attrs.fields(Server).tls_profile.default,
             "--tls-cert, --tls-key, --tls-ca, --tls-crl and --tls-verify need --tls": not self.tls
             and (bool(self.tls_files.paths()) or self.tls_verify is not None),
             f"--tls-profile={self.tls_profile}: {refused}": bool(refused),

@@ -113,8 +113,12 @@ MEBIBYTES = Kind("a whole number of MiB up to 1073741824, or 0", kind_of_number(
 PDU_LENGTH = Kind("a number of bytes from 4096 to 4294967295, or 0 for no limit", _check_pdu_length, int)
 
 
-def setting(kind: Kind, default: Any, meaning: str, *, many: bool = False) -> Any:
-    """A field for a setting. `many`: it may be given several times, and is a tuple."""
+def setting(kind: Kind, default: Any, meaning: str, *, many: bool = False, may_be_empty: bool = False) -> Any:
+    """A field for a setting. `many`: it may be given several times, and is a tuple.
+
+    An empty list is refused, which looks as if it allowed nobody and nothing, where none given is no
+    restriction; `may_be_empty` is for lists that restrict nothing.
+    """
 
     def convert(value: Any) -> Any:
         if value is default:
@@ -124,6 +128,8 @@ def setting(kind: Kind, default: Any, meaning: str, *, many: bool = False) -> An
                 return kind.check(value)
             if isinstance(value, str) or not isinstance(value, list | tuple):
                 raise ValueError
+            if not (value or may_be_empty):
+                raise ConfigError(f"takes at least one value, each {kind.takes}, not an empty list")
             return tuple(kind.check(item) for item in value)
         except ValueError:
             plural = "a list of values, each " if many else ""

@@ -323,6 +323,22 @@ class ValueTests(ConfigTestCase):
         (server,) = self.configured("listen = []").servers
         self.assertEqual((server.port, server.listen), (4030, ()))
 
+    def test_empty_lists(self) -> None:
+        """An empty list is refused, which looks as if it allowed nobody, unless it restricts nothing."""
+        harmless = ["listen", "index-attribute", "prefer-transfer-syntax"]
+        accepted = []
+        for table, title in ((Server, "[[server]]"), (Remote, "[[remote]]")):
+            for name, one in settings_of(table).items():
+                if one.metadata["many"] and name not in harmless:
+                    said = self.fault(f"{title}\naet = 'A'\n{name} = []")
+                    takes = one.metadata["kind"].takes
+                    fault = f"{title} 1: {name} takes at least one value, each {takes}, not an empty list"
+                    self.assertEqual(said, fault)
+                elif one.metadata["many"]:
+                    self.assertEqual(self.configured(f"{name} = []"), configure(None, {}))
+                    accepted.append(name)
+        self.assertEqual(accepted, harmless)
+
     def test_in_code(self) -> None:
         """In code, as in a .tac file, paths may be given as what they are."""
         self.assertEqual(Server(store=Path("/srv/dicom")), Server(store="/srv/dicom"))
@@ -531,6 +547,10 @@ class FaultTests(ConfigTestCase):
             "tls = true\ntls-key = 'k'": "--tls-key needs --tls-cert",
             "user-identity = 'required'": "--user-identity=optional and required need --auth",
             "user-identity = 'optional'": "--user-identity=optional and required need --auth",
+            "auth = ['a:x']\nuser-identity = 'ignore'": "--auth is of no use with --user-identity=ignore",
+            "auth-without-tls = true": "--auth-without-tls needs --auth",
+            "tls-profile = 'bcp195'": "--tls-profile needs --tls",
+            "tls-profile = 'aes'\nlisten = ['dicomtls:1']": "in --listen say dicomtls:PORT:profile=NAME",
             "audit = 'tls:a'\naudit-key = 'k'": "--audit-key needs --audit-cert",
             "audit = 'udp:a'\naudit-ca = 'c'": "need --audit=tls:HOST",
             "audit-cert = 'c'": "need --audit=tls:HOST",
@@ -552,6 +572,10 @@ class FaultTests(ConfigTestCase):
             "tls = true\ntls-verify = 'none'",
             "tls = true\ntls-ca = 'c'\ntls-verify = 'required'",
             "tls = true\nport = 1\nlisten = ['tcp:2']",
+            "tls-profile = '8996'",
+            "tls = true\ntls-profile = 'aes'",
+            "user-identity = 'ignore'",
+            "auth = ['unix']\nauth-without-tls = true",
         ):
             self.configured(text)
 

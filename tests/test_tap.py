@@ -152,6 +152,7 @@ class OptionTests(CommandLineTestCase):
                 "tls-crl": ["--tls-ca=c"],
                 "tls-verify": ["--tls-ca=c"],
                 "user-identity": ["--auth=unix"],
+                "auth-without-tls": ["--auth=unix"],
                 "audit-ca": ["--audit=tls:a"],
                 "audit-cert": ["--audit=tls:a"],
                 "audit-key": ["--audit=tls:a", "--audit-cert=c"],
