@@ -11,7 +11,7 @@ from dicomtw.config import Configuration, Server, state_directory
 from dicomtw.limits import Limits
 from dicomtw.security import identity
 from dicomtw.security.audit.target import Target
-from dicomtw.security.words import access_warnings, hosts_in_words, remote_in_words
+from dicomtw.security.words import access_warnings, hosts_in_words, is_overheard, remote_in_words
 from dicomtw.storage.directory import Durability
 
 #: Operations that hand out what is stored, as a remote's settings name them.
@@ -133,9 +133,7 @@ def warnings_of(server: Server, configuration: Configuration) -> list[str]:
 
 def _is_plain(server: Server) -> bool:
     """Whether it listens where others can overhear what it is sent; what haproxy: is behind is not known."""
-    return (server.port is not None and not server.tls) or any(
-        text.startswith(("tcp:", "tcp6:", "haproxy:tcp")) for text in server.listen
-    )
+    return (server.port is not None and not server.tls) or any(map(is_overheard, server.listen))
 
 
 def _known_by_title(configuration: Configuration) -> list[str]:

@@ -874,6 +874,7 @@ class WordsTests(ServiceTestCase):
         impersonated = "without check-host whoever calls himself {} may query or retrieve what is stored"
         full = "objects are stored until no space is left: others on the same disk have none either"
         anybody = "anybody may query and retrieve what is stored"
+        refused = "without TLS passcodes and tokens are refused"
         loose = Remote(aet="CT2", host="192.0.2.2", operations=["echo", "move"])
         storing = Remote(aet="CT3", host="192.0.2.3", operations=["echo", "store"])
         for settings, remotes, expected in (
@@ -892,6 +893,11 @@ class WordsTests(ServiceTestCase):
             ({"listen": ["haproxy:ssl:104"]}, (CHECKED,), [foreign]),
             ({"listen": ["dicomtls:104"]}, (CHECKED,), []),
             ({"tls": True}, (CHECKED,), []),
+            *(
+                ({"listen": [text], "auth": ["unix"]}, (CHECKED,), [refused])
+                for text in ("tcp:1", "systemd:domain=INET:index=0", "haproxy:systemd:domain=INET:index=0")
+            ),
+            ({"listen": ["unix:/run/d"], "auth": ["unix"]}, (CHECKED,), []),
         ):
             server = self.server(**settings)
             found = warnings_of(server, Configuration(servers=(server,), remotes=remotes))

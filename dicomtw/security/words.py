@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from dicomtw import uids
@@ -51,8 +52,21 @@ def _names(names: Iterable[str], joint: str) -> str:
     return f"{', '.join(first)} {joint} {last}" if first else last
 
 
-#: Endpoints that have no TLS, whatever Twisted's plugins add; behind ``haproxy:`` too.
-_PLAIN = ("tcp", "tcp4", "tcp6", "unix", "systemd", "stdio")
+#: Endpoints that have no TLS, whatever Twisted's plugins add.
+_PLAIN = frozenset({"tcp", "tcp4", "tcp6", "unix", "systemd", "stdio"})
+
+#: Those of them that nobody reaches but on this machine.
+_LOCAL = re.compile(r"(unix|stdio|systemd(:.*)?[:=]UNIX)(:.*)?", re.DOTALL)
+
+
+def is_plain(text: str) -> bool:
+    """Whether an endpoint has no TLS, behind ``haproxy:`` too; what others do we cannot know."""
+    return text.removeprefix("haproxy:").partition(":")[0] in _PLAIN
+
+
+def is_overheard(text: str) -> bool:
+    """Whether others can read what a network brings to an endpoint."""
+    return is_plain(text) and _LOCAL.fullmatch(text.removeprefix("haproxy:")) is None
 
 
 def access_warnings(
@@ -64,16 +78,16 @@ def access_warnings(
     asks_for_certificate: bool,
 ) -> list[str]:
     """Rules that leave somebody out whom they do not seem to be about. `tls` is that of the server's port."""
-    kinds = {text.removeprefix("haproxy:").partition(":")[0] for text in listen}
+    listen = [*listen]
     found = []
-    # What other endpoints do we cannot know.
-    if kinds <= {*_PLAIN} and not (tls and asks_for_certificate):
+    if all(map(is_plain, listen)) and not (tls and asks_for_certificate):
         why = "--tls-verify=none asks nobody for one" if tls else "there is no TLS"
         found += [
             f"remote {remote.aet} is bound to a certificate, and {why}: its associations are rejected"
             for remote in remotes
             if remote.certificate
         ]
-    if any(True for _ in networks) and "unix" in kinds:
+    is_unix = any(text.removeprefix("haproxy:").startswith("unix:") for text in listen)
+    if is_unix and any(True for _ in networks):
         found.append("who comes through a unix: socket has no address, and so is not of --networks")
     return found

@@ -8,7 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from dicomtw.security.addresses import network_of
 from dicomtw.security.remote import Remote
-from dicomtw.security.words import access_warnings, hosts_in_words, remote_in_words
+from dicomtw.security.words import access_warnings, hosts_in_words, is_overheard, is_plain, remote_in_words
 
 PIN = "sha256:" + "ab" * 32
 
@@ -52,6 +52,21 @@ class WordsTests(SynchronousTestCase):
                 "a host that is rejected 600 times a minute is put off",
             ],
         )
+
+    def test_plain(self) -> None:
+        """Endpoints without TLS are one list, and what is sent to those of a network can be overheard."""
+        for text, plain, overheard in (
+            *((f"{kind}:104", True, True) for kind in ("tcp", "tcp4", "tcp6", "haproxy:tcp", "haproxy:tcp6")),
+            ("systemd:domain=INET:index=0", True, True),
+            ("haproxy:systemd:domain=INET6:name=dicom", True, True),
+            ("systemd:INET:name=UNIXES", True, True),
+            ("systemd:domain=UNIX:index=0", True, False),
+            ("systemd:index=0:domain=UNIX", True, False),
+            ("haproxy:systemd:UNIX:index=0", True, False),
+            *((text, True, False) for text in ("unix:/run/d", "haproxy:unix:/run/d", "stdio:")),
+            *((f"{kind}:104", False, False) for kind in ("ssl", "dicomtls", "haproxy:dicomtls", "tor")),
+        ):
+            self.assertEqual((is_plain(text), is_overheard(text)), (plain, overheard), text)
 
     def test_warnings(self) -> None:
         """A rule that leaves out whom it is for is told; where TLS may be, it is not."""
