@@ -141,13 +141,13 @@ def _number(name: str, text: str, lowest: int, highest: int) -> int:
     return int(text)
 
 
-def said_of(endpoint: object) -> list[str]:
+def said_of(listener: object) -> list[str]:
     """What TLS an endpoint is, for ``--check``; nothing of one without."""
-    while not isinstance(endpoint, TLSEndpoint):
-        endpoint = getattr(endpoint, "endpoint", None)
-        if endpoint is None:
+    while not isinstance(listener, TLSEndpoint):
+        listener = getattr(listener, "endpoint", None)
+        if listener is None:
             return []
-    return [*endpoint.described(), *(f"warning: {line}" for line in endpoint.warnings())]
+    return [*listener.described(), *(f"warning: {line}" for line in listener.warnings())]
 
 
 # -- new files

@@ -9,10 +9,9 @@ import attrs
 from cryptography import x509
 
 from dicomtw.security.addresses import same_address
-from dicomtw.security.certificate import PeerCertificate
+from dicomtw.security.certificate import PeerCertificate, sha256_from
 from dicomtw.settings import Kind, check_text
 
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 _ALTERNATIVE = re.compile(r"(DNS|IP|URI|email):(.+)")
 
 
@@ -26,16 +25,11 @@ class Binding:
     kind: str
     value: str
 
-    @property
-    def needs_verification(self) -> bool:
-        """Whether it is about what a certificate says, which anybody can write into one of his own."""
-        return self.kind != "sha256"
-
     def fits(self, certificate: PeerCertificate, verified: bool) -> bool:
         """Whether `certificate`, `verified` by those who certify our peers or not, is what is bound."""
         if self.kind == "sha256":
             return certificate.sha256 == self.value
-        if not verified:
+        if not verified:  # the rest is about what it says, which anybody can write into one of his own
             return False
         if self.kind == "subject":
             return certificate.subject == self.value
@@ -62,8 +56,8 @@ def binding_of(text: str) -> Binding:
     """``sha256:HEX``, ``subject:RFC 4514``, ``san:DNS:name`` and the like; raises ValueError."""
     kind, _, value = text.partition(":")
     if kind == "sha256":
-        value = value.replace(":", "").lower()
-        good = _SHA256.fullmatch(value) is not None
+        value = sha256_from(value)
+        good = True
     elif kind == "subject":
         # As the certificate's is written: spaces, escapes and names of attributes have one form.
         value = x509.Name.from_rfc4514_string(value).rfc4514_string()

@@ -36,6 +36,8 @@ class BindingTests(SynchronousTestCase):
             *("", "0a" * 32, "sha256:", "sha256:0a", "sha1:" + "0a" * 20, "sha256:" + "0g" * 32),
             *(
                 "sha256:" + "0a" * 33,
+                "sha256:" + ":".join("a" * 64),
+                "sha256:" + "0a" * 31 + ":0a",
                 "subject:",
                 "subject:scanner",
                 "subject:CN=a, O=b",
