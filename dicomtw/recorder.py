@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final, Protocol, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred, succeed
@@ -26,6 +26,10 @@ T = TypeVar("T")
 #: What waits in memory for the disk at most: messages, and bytes.
 MAXIMUM_WAITING: Final = 10_000
 MAXIMUM_SIZE: Final = 16 << 20
+#: Messages that one event makes many of wait to be made, so many at most, and leave half of that to others.
+#: So many are made at a time, lest others wait.
+MAXIMUM_DUE: Final = 40_000
+PORTION: Final = 50
 #: One append is not longer, in bytes, nor is what is delivered at a time, in messages and bytes.
 _APPEND: Final = 1 << 20
 _DELIVERY: Final = 200
@@ -36,6 +40,8 @@ FIRST_DELAY: Final = 1.0
 LONGEST_DELAY: Final = 60.0
 #: At the end what is left has so long to be delivered, in seconds; the rest waits for the next start.
 FAREWELL: Final = 2.0
+#: And the disk so long for the last writing, which it may never come back from.
+LAST_WRITING: Final = 5.0
 
 
 class InThread(Protocol):
@@ -70,6 +76,9 @@ class Recorder:
         self._lost_messages = lost
         self._waiting: deque[bytes] = deque()
         self._size = 0
+        #: Messages to be made.
+        self._due: deque[Callable[[], AuditMessage]] = deque()
+        self._turn: IDelayedCall | None = None
         self._lost = 0
         #: Why the queue could not be written at last; empty if it could.
         self._fault = ""
@@ -85,13 +94,16 @@ class Recorder:
         """Why what is recorded now may be lost, in words; empty if it is not so."""
         if self._fault:
             return f"the audit queue cannot be written: {self._fault}"
-        return "too many audit messages wait for the disk" if self._is_full() else ""
+        if self._is_full() or len(self._due) >= MAXIMUM_DUE:
+            return "too many audit messages wait for the disk"
+        return ""
 
     def start(self) -> None:
         """Open the queue, and go on with what earlier runs have left in it. Blocks; raises `OSError`."""
         cut = self._queue.open()
         if cut:
             self.log.warn("{count} bytes of an unfinished audit message are cut off", count=cut)
+        self._look_for_damage()
         self._deliver()
 
     def record(self, message: AuditMessage) -> None:
@@ -107,8 +119,31 @@ class Recorder:
         self._size += len(entry)
         self._write()
 
-    def _is_full(self) -> bool:
-        return len(self._waiting) >= MAXIMUM_WAITING or self._size >= MAXIMUM_SIZE
+    def record_all(self, made: Iterable[Callable[[], AuditMessage]]) -> None:
+        """Take many messages, which are made a few at a time: others have their turn, and their room."""
+        for make in made:
+            if len(self._due) < MAXIMUM_DUE:
+                self._due.append(make)
+            else:
+                self._lose()
+        if self._turn is None:
+            self._make(PORTION)
+
+    def _make(self, count: int) -> None:
+        for _ in range(count):
+            if not self._due or self._is_full(2):
+                break
+            self.record(self._due.popleft()())
+        if self._due and self._turn is None and not self._stopped and not self._is_full(2):
+            self._turn = self._clock.callLater(0, self._take_turn)
+
+    def _take_turn(self) -> None:
+        self._turn = None
+        self._make(PORTION)
+
+    def _is_full(self, parts: int = 1) -> bool:
+        """Whether one of so many parts of what may wait in memory is taken."""
+        return len(self._waiting) >= MAXIMUM_WAITING // parts or self._size >= MAXIMUM_SIZE // parts
 
     def _lose(self) -> None:
         self._lost += 1
@@ -127,6 +162,8 @@ class Recorder:
         self._writing = None
         if isinstance(result, Failure):
             self.log.failure("bug in the audit queue", result)
+            if self._waiting and not self._stopped:
+                self._rewrite.later()
 
     async def _write_all(self) -> None:
         while self._waiting:
@@ -142,9 +179,14 @@ class Recorder:
                 self._waiting.extendleft(reversed(batch))
                 self._not_written(fault)
                 return
+            except Exception:
+                self._size -= size
+                self._lost += len(batch)
+                raise
             self._size -= size
             self._rewrite.reset()
             self._is_written()
+            self._make(0)
             self._deliver()
 
     def _not_written(self, fault: OSError) -> None:
@@ -160,10 +202,25 @@ class Recorder:
             self._fault = ""
             self.log.info("the audit queue is written again")
         if self._lost:
-            lost, self._lost = self._lost, 0
-            self.log.error("{count} audit messages were lost", count=lost)
-            for message in self._lost_messages(lost):
-                self.record(message)
+            self._tell_lost()
+
+    def _tell_lost(self) -> None:
+        lost, self._lost = self._lost, 0
+        self.log.error("{count} audit messages were lost", count=lost)
+        for message in self._lost_messages(lost):
+            self.record(message)
+
+    def _are_gone(self, count: int) -> None:
+        """The queue had messages, and has them no more."""
+        self._lost += count
+        if not self.fault:  # else that is told when it is over
+            self._tell_lost()
+
+    def _look_for_damage(self) -> None:
+        lost, self._queue.lost = self._queue.lost, 0
+        if lost:
+            self.log.error("the audit queue is damaged; the files are kept as *.damaged")
+            self._are_gone(lost)
 
     # -- out of the queue
 
@@ -182,9 +239,7 @@ class Recorder:
         while True:
             try:
                 records = await self._in_thread(lambda: self._queue.peek(_DELIVERY, _DELIVERY_SIZE))
-                if self._queue.unreadable:
-                    lost, self._queue.unreadable = self._queue.unreadable, 0
-                    self.log.error("{count} bytes of the audit queue cannot be read", count=lost)
+                self._look_for_damage()
                 if not records:
                     return
                 passed, entries = _entries(records)
@@ -194,6 +249,9 @@ class Recorder:
                 self._not_delivered(fault)
                 return
             self._redeliver.reset()
+            if passed:
+                self.log.error("{count} records of the audit queue are no messages", count=passed)
+                self._are_gone(passed)
             if self._away:
                 self._away = False
                 self.log.info("audit messages get to {name} again", name=self._name)
@@ -219,41 +277,53 @@ class Recorder:
     async def _stop(self) -> None:
         self._rewrite.cancel()
         self._write()
-        if self._writing is not None:
-            await _ended(self._writing)
+        await self._write_last()
         if not self._away:
             self._redeliver.cancel()
             self._deliver()
             if self._delivering is not None:
-                delivering = self._delivering
-                farewell = self._clock.callLater(FAREWELL, delivering.cancel)
-                await _ended(delivering)
-                if farewell.active():
-                    farewell.cancel()
+                await self._within(FAREWELL, self._delivering)
         self._stopped = True
         self._rewrite.cancel()
         self._redeliver.cancel()
+        if self._turn is not None:
+            self._turn.cancel()
         if self._delivering is not None:
             delivering = self._delivering
             delivering.cancel()
-            await _ended(delivering)
-        if self._waiting or self._lost:
-            count = len(self._waiting) + self._lost
-            self.log.error("{count} audit messages are lost: {why}", count=count, why=self._fault)
+            await self._within(FAREWELL, delivering)
         await self._collector.close()
-        await self._in_thread(self._queue.close)
+        hangs = not await self._within(LAST_WRITING, self._in_thread(self._queue.close))
+        count = len(self._waiting) + len(self._due) + self._lost
+        if hangs:
+            why = "the disk of the audit queue does not answer"
+            self.log.error("{why}: {count} audit messages or more may be lost", why=why, count=count)
+        elif count:
+            self.log.error("{count} audit messages are lost: {why}", count=count, why=self._fault)
 
+    async def _write_last(self) -> None:
+        end = self._clock.seconds() + LAST_WRITING
+        while True:
+            self._make(len(self._due))
+            if self._writing is None or self._clock.seconds() >= end:
+                break
+            await self._within(end - self._clock.seconds(), self._writing)
+            if self._fault:
+                break
 
-def _ended(deferred: Deferred[None]) -> Deferred[Any]:
-    """Fires when `deferred` has, whatever with; it may do so already."""
-    ended: Deferred[None] = Deferred()
+    def _within(self, seconds: float, deferred: Deferred[Any]) -> Deferred[bool]:
+        """Fires when `deferred` has, whatever with, or when its time is over: with whether it has."""
+        ended: Deferred[bool] = Deferred()
+        late = self._clock.callLater(seconds, ended.callback, False)
 
-    def over(result: Any) -> Any:
-        ended.callback(None)
-        return result
+        def over(result: Any) -> Any:
+            if late.active():
+                late.cancel()
+                ended.callback(True)
+            return result
 
-    deferred.addBoth(over)
-    return ended
+        deferred.addBoth(over)
+        return ended
 
 
 def _entries(records: list[bytes]) -> tuple[int, list[Entry]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,7 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from dicomtw import recorder
 from dicomtw.collectors import CollectorAway
-from dicomtw.recorder import FAREWELL, FIRST_DELAY, LONGEST_DELAY, Recorder
+from dicomtw.recorder import FAREWELL, FIRST_DELAY, LAST_WRITING, LONGEST_DELAY, PORTION, Recorder
 from dicomtw.security.audit import events
 from dicomtw.security.audit.events import Events, Party
 from dicomtw.security.audit.message import AuditMessage
@@ -246,19 +247,22 @@ class DeliveryTests(RecorderTestCase):
         self.assertIn("an unfinished audit message", formatEvent(logs[0]))
 
     def test_unknown(self) -> None:
-        """What is no entry is passed over."""
+        """What is no entry is passed over, and counts as lost."""
         queue = Queue(self.directory)
         queue.open()
         good = [Entry.of(message(number), "1").encode() for number in range(3)]
         queue.append([b"?", b"??", good[0], b"?", b"?", good[1], good[2], b"?"])
         queue.close()
-        made = self.recorder()
-        self.assertEqual(self.collector.numbers, [0, 1, 2])
+        with capturedLogs() as logs:
+            made = self.recorder()
+        self.assertEqual([number for number in self.collector.numbers if number >= 0], [0, 1, 2])
+        self.assertEqual(sum(number for number in self.collector.numbers if number < 0), -5)
+        self.assertEqual(formatEvent(logs[0]), "2 records of the audit queue are no messages")
         self.record(made, 3)
-        self.assertEqual(self.collector.numbers, [0, 1, 2, 3])
+        self.assertEqual(self.collector.numbers[-1], 3)
 
     def test_unreadable(self) -> None:
-        """What cannot be read of the queue is lost, which is said."""
+        """What cannot be read of the queue is lost, which is said, and in the trail too."""
         self.collector.away = "down"
         made = self.recorder()
         self.record(made, 1, 2)
@@ -269,8 +273,27 @@ class DeliveryTests(RecorderTestCase):
         with capturedLogs() as logs:
             self.clock.advance(FIRST_DELAY)
             self.record(made, 3)
-        self.assertEqual(self.collector.numbers, [3])
-        self.assertIn("of the audit queue cannot be read", formatEvent(logs[0]))
+        self.assertEqual(self.collector.numbers, [-1, 3])
+        self.assertIn("the audit queue is damaged", formatEvent(logs[0]))
+
+    def test_damaged(self) -> None:
+        """So it is if that is found at the start."""
+        self.collector.away = "down"
+        made = self.recorder()
+        self.record(made, 1, 2, 3)
+        self.stopped(made)
+        (path,) = self.directory.glob("*.segment")
+        data = bytearray(path.read_bytes())
+        data[20] ^= 1
+        path.write_bytes(data)
+        self.collector.away = ""
+        with capturedLogs() as logs:
+            made = self.recorder()
+        self.assertEqual(self.collector.numbers, [-3])
+        self.assertEqual(
+            [formatEvent(event) for event in logs],
+            ["the audit queue is damaged; the files are kept as *.damaged", "3 audit messages were lost"],
+        )
 
     def test_bug(self) -> None:
         """A bug of a collector's is logged, and what comes later is delivered."""
@@ -308,6 +331,60 @@ class LossTests(RecorderTestCase):
             ],
         )
         self.stopped(made)
+
+    def test_order(self) -> None:
+        """What could not be written is written before what came meanwhile."""
+        made = self.recorder()
+        self.fail_disk()
+        self.thread.busy = True
+        self.record(made, 1)
+        self.thread.go_on()
+        self.thread.busy = True
+        self.clock.advance(FIRST_DELAY)
+        self.record(made, 2, 3)
+        self.thread.go_on()
+        self.thread.busy = True
+        self.clock.advance(2 * FIRST_DELAY)  # all three, in one append
+        self.record(made, 4)
+        self.thread.go_on()
+        self.mend_disk()
+        self.clock.advance(4 * FIRST_DELAY)
+        self.assertEqual(self.collector.numbers, [1, 2, 3, 4])
+
+    def test_no_memory(self) -> None:
+        """What cannot be written for another reason is lost, and counted; what comes later is not."""
+        made = self.recorder()
+        self.thread.busy = True
+        append = Queue.append
+
+        def fails(queue: Queue, records: Sequence[bytes]) -> None:
+            raise MemoryError
+
+        self.record(made, 1)
+        self.thread.go_on()
+        self.thread.busy = True
+        self.patch(Queue, "append", fails)
+        self.record(made, 2)
+        self.record(made, 3, 4)
+        self.thread.go_on()
+        self.assertEqual(len(self.flushLoggedErrors(MemoryError)), 1)
+        self.patch(Queue, "append", append)
+        self.clock.advance(FIRST_DELAY)
+        self.assertEqual(self.collector.numbers, [1, 3, 4, -1])
+        self.assertEqual(made._size, 0)
+        self.stopped(made)
+
+    def test_room_again(self) -> None:
+        """When a delivery has made room what waits in memory is written at once."""
+        self.collector.away = "down"
+        size = len(Entry.of(message(1), str(os.getpid())).encode()) + 8
+        made = self.recorder(maximum=3 * size)
+        self.record(made, 1)
+        self.clock.advance(FIRST_DELAY / 2)
+        self.record(made, 2, 3, 4)
+        self.collector.away = ""
+        self.clock.advance(FIRST_DELAY / 2)
+        self.assertEqual(self.collector.numbers, [1, 2, 3, 4])
 
     def test_queue_full(self) -> None:
         """A queue that is full keeps the oldest; as soon as some of it is delivered it goes on."""
@@ -370,7 +447,111 @@ class LossTests(RecorderTestCase):
             patched.restore()
 
 
+class ManyTests(RecorderTestCase):
+    """Messages that one event makes many of."""
+
+    def many(self, made: Recorder, *numbers: int) -> None:
+        made.record_all([partial(message, number) for number in numbers])
+
+    def test_turns(self) -> None:
+        """They are recorded in their order, a few at a time, and what comes meanwhile is among them."""
+        made = self.recorder()
+        self.many(made, *range(3 * PORTION))
+        self.assertEqual(self.collector.numbers, list(range(PORTION)))
+        self.record(made, 1000)
+        self.many(made, 3 * PORTION)
+        self.assertEqual(self.collector.numbers[PORTION:], [1000])
+        for _ in range(3):
+            self.clock.advance(0)
+        expected = [*range(PORTION), 1000, *range(PORTION, 3 * PORTION + 1)]
+        self.assertEqual(self.collector.numbers, expected)
+        self.stopped(made)
+
+    def test_room(self) -> None:
+        """They leave others half of the memory, and wait for the disk."""
+        self.patch(recorder, "MAXIMUM_WAITING", 20)
+        made = self.recorder()
+        self.thread.busy = True
+        self.many(made, *range(100))
+        for _ in range(10):
+            self.clock.advance(0)
+        self.record(made, *range(1000, 1009))
+        self.assertEqual(made._lost, 0)
+        self.assertEqual(made.fault, "")
+        self.thread.go_on()
+        for _ in range(20):
+            self.clock.advance(0)
+        numbers = self.collector.numbers
+        self.assertEqual([number for number in numbers if number < 1000], list(range(100)))
+        self.assertEqual([number for number in numbers if number >= 1000], list(range(1000, 1009)))
+        self.stopped(made)
+
+    def test_limit(self) -> None:
+        """Only so many wait; what is more is lost, which is said."""
+        self.patch(recorder, "MAXIMUM_DUE", 60)
+        made = self.recorder()
+        self.many(made, *range(60))
+        self.assertEqual(made.fault, "")
+        self.many(made, *range(60, 112))
+        self.assertIn("too many", made.fault)
+        for _ in range(3):
+            self.clock.advance(0)
+        self.assertEqual(made.fault, "")
+        self.assertEqual(sorted(self.collector.numbers), [-2, *range(110)])
+        self.stopped(made)
+
+    def test_end(self) -> None:
+        """At the end those that are left are written."""
+        self.patch(recorder, "MAXIMUM_WAITING", 20)
+        for busy in (False, True):
+            self.directory = Path(self.mktemp())
+            self.collector = MemoryCollector()
+            made = self.recorder()
+            self.thread.busy = busy
+            self.many(made, *range(200))
+            stopping = made.stop()
+            while self.thread.waiting:
+                self.thread.waiting.pop(0)()
+            self.successResultOf(stopping)
+            self.assertEqual(self.collector.numbers, list(range(200)))
+            self.assertEqual(self.clock.getDelayedCalls(), [])
+            self.thread.busy = False
+
+    def test_disk_full(self) -> None:
+        """Or counted as lost."""
+        made = self.recorder()
+        self.fail_disk()
+        self.many(made, *range(200))
+        with capturedLogs() as logs:
+            self.stopped(made)
+        self.assertTrue(formatEvent(logs[-1]).startswith("200 audit messages are lost"))
+
+
 class EndTests(RecorderTestCase):
+    def test_away(self) -> None:
+        """A collector that is away is not tried once more."""
+        self.collector.away = "down"
+        made = self.recorder()
+        self.record(made, 1)
+        tries = self.collector.tries
+        self.stopped(made)
+        self.assertEqual(self.collector.tries, tries)
+
+    def test_disk_hangs(self) -> None:
+        """A disk that does not answer is not waited for longer than said, and a line says so."""
+        made = self.recorder()
+        self.thread.busy = True
+        self.record(made, 1, 2)
+        stopping = made.stop()
+        with capturedLogs() as logs:
+            for _ in range(100):
+                self.clock.advance(0.5)
+        self.successResultOf(stopping)
+        self.assertIn("does not answer", formatEvent(logs[-1]))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.assertLess(LAST_WRITING + FAREWELL + LAST_WRITING, 30)
+        self.thread.go_on()
+
     def test_written(self) -> None:
         """At the end what waits is written and delivered."""
         made = self.recorder()

@@ -3,16 +3,20 @@
 A directory of segments, files that records are appended to and that are removed when all in them is taken. A
 record is its length and CRC-32 (4 bytes each, big endian) and its bytes. ``taken`` says how far the oldest
 segment is taken; after a crash what was taken last may be taken once more. When the queue is full what it has
-stays and nothing is added: who floods it cannot push out how he came in.
+stays and nothing is added: who floods it cannot push out how he came in. A segment that a disk has damaged is
+kept as ``NUMBER.damaged``, for whoever can make something of it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import io
 import os
+import re
+import shutil
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from struct import Struct
 from typing import BinaryIO, Final
@@ -24,7 +28,12 @@ SEGMENT_SIZE: Final = 4 << 20
 #: A record is not longer: an identifier of the largest size, in base64, and what is around it.
 MAXIMUM_RECORD: Final = 2 << 20
 
+#: Damaged segments that are kept.
+MAXIMUM_DAMAGED: Final = 8
+
 _HEADER: Final = Struct(">LL")
+#: Where the length of a record may be.
+_LENGTH: Final = re.compile(rb"(?=\0(?!\0\0\0)[\0-\x20]..)", re.DOTALL)
 _TAKEN: Final = Struct(">QQL")
 
 
@@ -51,8 +60,8 @@ class Queue:
         #: How far the oldest segment is taken, in bytes; and what was read and not taken behind that.
         self._taken = 0
         self._read: list[bytes] = []
-        #: What a damaged disk has cost, in bytes.
-        self.unreadable = 0
+        #: What a damaged disk has cost, in records.
+        self.lost = 0
 
     @property
     def size(self) -> int:
@@ -65,7 +74,9 @@ class Queue:
         Raises `OSError`; `BlockingIOError` if another process has the queue.
         """
         for path in reversed((self._directory, *self._directory.parents)):
-            path.mkdir(mode=0o700, exist_ok=True)
+            if not path.is_dir():
+                path.mkdir(mode=0o700, exist_ok=True)
+                _sync_directory(path.parent)
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         self._lock = os.open(self._directory / ".lock", flags, 0o600)
         try:
@@ -81,12 +92,15 @@ class Queue:
         for number in found:
             path = self._path(number)
             size = path.stat().st_size
-            whole = _whole(path)
+            whole, behind = _whole(path)
             if whole < size:
-                # Behind what is not as it was written nothing can be told; of a segment that is not the last
-                # the rest is lost.
+                # Only what was added last can be unfinished. What follows damage is not looked for again.
+                if behind or number != found[-1]:
+                    self.lost += 1 + behind
+                    self._keep_damaged(number, shutil.copyfile)
+                else:
+                    cut += size - whole
                 os.truncate(path, whole)
-                cut += size - whole
             self._segments[number] = whole
         number, taken = self._read_taken()
         for each in [each for each in self._segments if each < number]:
@@ -131,7 +145,7 @@ class Queue:
             while view:
                 view = view[os.write(self._fd, view) :]
             os.fdatasync(self._fd)
-        except OSError:
+        except BaseException:
             with contextlib.suppress(OSError):
                 os.ftruncate(self._fd, size)
             # Where that has failed too, the next start cuts it off: nothing more goes behind it.
@@ -150,11 +164,17 @@ class Queue:
                 break
             except FileExistsError:
                 number += 1
+        try:
+            _sync_directory(self._directory)
+        except BaseException:  # or what is appended might be gone after a power cut, with its file
+            os.close(fd)
+            with contextlib.suppress(OSError):
+                self._path(number).unlink()
+            raise
         if self._fd >= 0:
             os.close(self._fd)
         self._fd = fd
         self._segments[number] = 0
-        self._sync_directory()
         return number
 
     # -- taking
@@ -169,8 +189,9 @@ class Queue:
             rest = self._segments[number] - self._taken
             self._read = _records(self._path(number), self._taken, self._segments[number], size)
             if not self._read and rest:
-                self.unreadable += rest
+                self.lost += 1 + _good_behind(self._path(number), self._taken)
                 self._close_segment(number)
+                self._keep_damaged(number, os.replace)
             if self._read or not self._forget_oldest(number):
                 break
         records: list[bytes] = []
@@ -182,22 +203,24 @@ class Queue:
         return records
 
     def take(self, count: int) -> None:
-        """The oldest records have got where they are to go. Raises `OSError`."""
+        """The oldest records have got where they are to go. Raises `OSError`.
+
+        If it cannot be noted they are taken once more after the next start.
+        """
         taken, self._read = self._read[:count], self._read[count:]
         self._taken += sum(_HEADER.size + len(record) for record in taken)
         number = next(iter(self._segments))
-        self._write_taken(number, self._taken)
-        if self._taken >= self._segments[number]:
-            self._forget_oldest(number)
+        if self._taken < self._segments[number] or not self._forget_oldest(number):
+            self._write_taken(number, self._taken)
 
     def _forget_oldest(self, number: int) -> bool:
         """Remove the oldest segment, all of which is taken, unless it is being written to."""
         if self._is_open(number) and self._segments[number] < self._segment_size:
             return False
         self._close_segment(number)
-        self._write_taken(number + 1, 0)
-        self._remove(number)
         self._taken = 0
+        self._remove(number)  # first: on a full disk it is this that makes room
+        self._write_taken(number + 1, 0)
         return True
 
     def _is_open(self, number: int) -> bool:
@@ -211,6 +234,14 @@ class Queue:
     def _remove(self, number: int) -> None:
         del self._segments[number]
         self._path(number).unlink(missing_ok=True)
+
+    def _keep_damaged(self, number: int, put: Callable[[Path, Path], object]) -> None:
+        """Have `put` give a segment another name, if there are not too many of these."""
+        if len([*self._directory.glob("*.damaged")]) < MAXIMUM_DAMAGED:
+            kept = self._path(number).with_suffix(".damaged")
+            with contextlib.suppress(OSError):  # there may be no room for it
+                os.close(os.open(kept, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+                put(self._path(number), kept)
 
     # -- files
 
@@ -229,21 +260,23 @@ class Queue:
         return (number, taken) if crc == zlib.crc32(data[:16]) else (0, 0)
 
     def _write_taken(self, number: int, taken: int) -> None:
-        """In one write, not synced: a power cut has what was taken last taken again."""
+        """In one write, not synced: a power cut has what was taken last taken again; so has a full disk."""
         data = _TAKEN.pack(number, taken, 0)[:16]
         flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        fd = os.open(self._directory / "taken", flags, 0o600)
-        try:
-            os.pwrite(fd, data + zlib.crc32(data).to_bytes(4, "big"), 0)
-        finally:
-            os.close(fd)
+        with contextlib.suppress(OSError):
+            fd = os.open(self._directory / "taken", flags, 0o600)
+            try:
+                os.pwrite(fd, data + zlib.crc32(data).to_bytes(4, "big"), 0)
+            finally:
+                os.close(fd)
 
-    def _sync_directory(self) -> None:
-        fd = os.open(self._directory, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+
+def _sync_directory(directory: Path) -> None:
+    fd = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def _records(path: Path, start: int, end: int, size: int) -> list[bytes]:
@@ -261,13 +294,31 @@ def _records(path: Path, start: int, end: int, size: int) -> list[bytes]:
     return found
 
 
-def _whole(path: Path) -> int:
-    """How much of a segment is whole records, in bytes."""
+def _whole(path: Path) -> tuple[int, int]:
+    """How much of a segment is whole records, in bytes, and how many good records are behind that."""
     at = 0
     with open(path, "rb", opener=_open_no_link) as file:
         while (record := _record(file)) is not None:
             at += _HEADER.size + len(record)
-    return at
+    return at, _good_behind(path, at)
+
+
+def _good_behind(path: Path, at: int) -> int:
+    """How many good records there are behind a place where none begins, wherever that may be."""
+    count = 0
+    with open(path, "rb", opener=_open_no_link) as file:
+        file.seek(at)
+        data = file.read()
+    at, rest = 0, io.BytesIO(data)
+    while (found := _LENGTH.search(data, at)) is not None:
+        at = rest.seek(found.start())
+        record = _record(rest)
+        if record is None:
+            at += 1
+        else:
+            count += 1
+            at = rest.tell()
+    return count
 
 
 def _record(file: BinaryIO) -> bytes | None:

@@ -155,34 +155,66 @@ class CrashTests(QueueTestCase):
             self.assertEqual(self.taken(self.opened()), RECORDS)
 
     def test_damaged(self) -> None:
-        """Damage in the middle of a file costs what follows in it, which is said, and nothing else."""
+        """Damage in the middle of a file costs what follows in it, and nothing else; how many records that
+        are is known, and the file is kept.
+        """
         made = self.opened(segment_size=51)
         for record in RECORDS[:9]:
             made.append([record])
         made.close()
         self.assertEqual(len(self.segments), 3)
-        data = bytearray(self.segments[1].read_bytes())
-        data[10] ^= 1
-        self.segments[1].write_bytes(data)
-        self.assertEqual(self.taken(self.opened(cut=len(data))), [*RECORDS[:3], *RECORDS[6:9]])
+        whole = {path: path.read_bytes() for path in self.segments}
+        for number, at, kept in ((0, 17 + 10, 1), (1, 3, 0), (1, 10, 0), (2, 10, 0), (2, 17, 1), (1, 40, 2)):
+            for path, data in whole.items():
+                path.write_bytes(data)
+            (self.directory / "taken").unlink(missing_ok=True)
+            damaged = bytearray(whole[path := [*whole][number]])
+            damaged[at] ^= 1
+            path.write_bytes(damaged)
+            expected = RECORDS[:9]
+            del expected[3 * number + kept : 3 * number + 3]
+            made = self.opened()
+            self.assertEqual(self.taken(made), expected, (number, at))
+            self.assertEqual(made.lost, 3 - kept)
+            path = path.with_suffix(".damaged")
+            self.assertEqual((path.read_bytes(), path.stat().st_mode & 0o777), (damaged, 0o600))
+            path.unlink()
+            made.close()
+            made = self.opened()
+            self.assertEqual(made.lost, 0)
+            made.close()
 
     def test_damaged_meanwhile(self) -> None:
-        """If that happens while it is open, the rest of the file is passed over, and its length known."""
+        """So it is if that happens while it is open."""
         for number in range(3):
             self.directory = Path(self.mktemp())
             made = self.opened(segment_size=51)
             for record in RECORDS[:9]:
                 made.append([record])
             path = self.segments[number]
-            size = path.stat().st_size
-            path.write_bytes(b"\xff" * size)
+            damaged = b"\xff" * 17 + path.read_bytes()[17:]
+            path.write_bytes(damaged)
             expected = RECORDS[:9]
             del expected[3 * number : 3 * number + 3]
             self.assertEqual(self.taken(made), expected)
-            self.assertEqual(made.unreadable, size)
+            self.assertEqual(made.lost, 3)
+            self.assertEqual(path.with_suffix(".damaged").read_bytes(), damaged)
             made.append([b"later"])
             self.assertEqual(self.taken(made), [b"later"])
             made.close()
+
+    def test_damaged_again(self) -> None:
+        """Only so many damaged files are kept."""
+        for _ in range(queue.MAXIMUM_DAMAGED + 1):
+            made = self.opened()
+            made.append(RECORDS[:2])
+            (path,) = self.segments
+            path.write_bytes(b"\xff" * path.stat().st_size)
+            self.assertEqual(self.taken(made), [])
+            made.append(RECORDS[:1])
+            self.assertEqual(self.taken(made), RECORDS[:1])
+            made.close()
+        self.assertEqual(len([*self.directory.glob("*.damaged")]), queue.MAXIMUM_DAMAGED)
 
     def test_strange_files(self) -> None:
         """Files of other names do not matter; symbolic links are not followed."""
@@ -293,6 +325,85 @@ class LimitTests(QueueTestCase):
         made.append(RECORDS[4:6])
         self.assertEqual(len(self.segments), 2)
         self.assertEqual(self.taken(made), [*RECORDS[:2], *RECORDS[4:6]])
+
+    def test_unfinished_again(self) -> None:
+        """What has failed is cut off at once: nobody takes it for a message later."""
+        made = self.opened()
+        made.append(RECORDS[:2])
+        size = self.segments[0].stat().st_size
+
+        def fails(fd: int) -> None:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        patched = self.patch(os, "fdatasync", fails)
+        self.assertRaises(OSError, made.append, RECORDS[2:4])
+        patched.restore()
+        self.assertEqual(self.segments[0].stat().st_size, size)
+
+    def synced(self) -> list[Path]:
+        """The directories that are synced from now on."""
+        found: list[Path] = []
+        sync = queue._sync_directory
+        self.patch(queue, "_sync_directory", lambda path: (found.append(path), sync(path)))
+        return found
+
+    def test_directories(self) -> None:
+        """What is made is in its directory for good: those above the queue, it itself, and each file."""
+        above = Path(os.path.abspath(self.mktemp()))
+        above.mkdir()
+        self.directory = above / "state" / "audit"
+        synced = self.synced()
+        made = self.opened(segment_size=1)
+        self.assertEqual(synced, [above, above / "state"])
+        synced.clear()
+        made.append(RECORDS[:1])
+        made.append(RECORDS[1:2])
+        self.assertEqual(synced, [self.directory] * 2)
+        made.close()
+        synced.clear()
+        self.opened()
+        self.assertEqual(synced, [])
+
+    def test_directory_fails(self) -> None:
+        """A file that may be gone after a power cut is not written to."""
+
+        def fails(path: Path) -> None:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        for count in (0, 1):
+            made = self.opened(segment_size=1)
+            if count:
+                made.append(RECORDS[:1])
+            patched = self.patch(queue, "_sync_directory", fails)
+            for _ in range(2):
+                self.assertRaises(OSError, made.append, RECORDS[1:2])
+            self.assertEqual(len(self.segments), count)
+            patched.restore()
+            made.append(RECORDS[2:3])
+            self.assertEqual(self.taken(made), RECORDS[0:3:2][-1 - count :])
+            made.close()
+
+    def test_nothing_noted(self) -> None:
+        """On a disk that has no room for a note of what is taken, what is taken makes room."""
+        made = self.opened(segment_size=51)
+        for record in RECORDS[:9]:
+            made.append([record])
+        open_file = os.open
+
+        def full(path: Any, *given: Any, **more: Any) -> int:
+            if Path(path).name == "taken":
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return open_file(path, *given, **more)
+
+        patched = self.patch(os, "open", full)
+        self.assertEqual(self.taken(made, 4), RECORDS[:4])
+        self.assertEqual(len(self.segments), 2)
+        self.assertEqual(self.taken(made), RECORDS[4:9])
+        self.assertEqual(self.segments, [])
+        made.append(RECORDS[9:10])
+        patched.restore()
+        made.close()
+        self.assertEqual(self.taken(self.opened()), RECORDS[9:10])
 
     def test_nothing_longer(self) -> None:
         """A length that no record has ends a file, and is not believed."""
