@@ -93,12 +93,13 @@ class BoundedStore:
 class BoundedSink:
     """A sink of a store with bounds, to be discarded where `write` raises."""
 
-    __slots__ = ("_bounds", "_sink", "_size")
+    __slots__ = ("_bounds", "_looked_at", "_sink", "_size")
 
     def __init__(self, sink: DataSetSink, bounds: BoundedStore) -> None:
         self._sink = sink
         self._bounds = bounds
         self._size = 0
+        self._looked_at = 0  # the size up to which there was room, when that was looked at
 
     @property
     def stored(self) -> Stored | None:
@@ -112,7 +113,9 @@ class BoundedSink:
             raise DimseError(
                 _OUT_OF_RESOURCES, f"objects of more than {_size(bounds.maximum)} are not stored"
             )
-        bounds.space.check()
+        if self._size > self._looked_at:  # for each MiB, not for each chunk
+            bounds.space.check()
+            self._looked_at = self._size + _MIB
         self._sink.write(fragments)
 
     def commit(self, may_block: bool = True) -> None:
