@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Final, Protocol, TypeVar
 
 import attrs
@@ -28,14 +27,7 @@ from dicomtw.security.access import (
     sop_class_refusal,
 )
 from dicomtw.security.certificate import PeerCertificate
-from dicomtw.security.identity import (
-    NOT_AUTHENTICATED,
-    Demand,
-    Identity,
-    answer,
-    claimed,
-    described,
-)
+from dicomtw.security.identity import NOT_AUTHENTICATED, Demand, Identity, answer, claimed, described
 from dicomtw.security.remote import Remote
 from dicomtw.services import ServiceRegistry
 from dicomtw.trail import SILENT, Audit
@@ -78,8 +70,11 @@ class AcceptorShell(Shell, Protocol):
     def requestor_certificate(self) -> tuple[PeerCertificate | None, bool]:
         """The certificate that the peer has shown, and whether TLS has verified who signed it."""
 
-    def standing(self) -> Standing:
-        """How the requestor stands now; asked for the first time this is its asking for the association."""
+    def standing(self, remote: Remote | None = None) -> Standing:
+        """How the requestor stands now, who is `remote` if that is known.
+
+        Asked for the first time this is its asking for the association.
+        """
 
     def rejected(self) -> None:
         """The requestor is rejected for good."""
@@ -87,8 +82,8 @@ class AcceptorShell(Shell, Protocol):
     def full(self) -> tuple[A_ASSOCIATE_RJ, str] | None:
         """The transient rejection to send, and why, if no further association is possible now."""
 
-    def resolve(self, names: frozenset[str]) -> Deferred[frozenset[str]]:
-        """The addresses of host names."""
+    def resolve(self, names: frozenset[str]) -> Deferred[dict[str, frozenset[str]]]:
+        """The addresses of host names, by name."""
 
     def is_confidential(self) -> bool:
         """Whether nobody overhears the connection: it has TLS, or does not leave this machine."""
@@ -108,8 +103,13 @@ class AcceptedAssociation(Association):
     def __init__(self, entity: ApplicationEntity, shell: AcceptorShell) -> None:
         super().__init__(shell, entity.registry, entity.disk)
         self._entity = entity
-        self._remote: Remote | None = None
+        #: Who the requestor is; None while that is not known, and for whoever is no configured remote.
+        self.remote: Remote | None = None
         self._requestor: Requestor | None = None
+        #: Those of remotes that had to be looked up.
+        self._addresses: dict[str, frozenset[str]] = {}
+        #: What the requestor is told of its user.
+        self._user_identity: UserIdentityAC | None = None
         #: Whose name it comes in, as it says.
         self._claimed_user = ""
         #: SOP classes of which the requestor is an SCP, and we may be the SCU.
@@ -124,48 +124,65 @@ class AcceptedAssociation(Association):
             self._reject(APPLICATION_CONTEXT_NOT_SUPPORTED, f"application context name {name[:64]!r}")
             return
         certificate, verified = self._shell.requestor_certificate()
-        requestor = Requestor(
+        self._requestor = Requestor(
             calling_ae_title=rq.calling_ae_title,
             called_ae_title=rq.called_ae_title,
             address=self._shell.requestor_address(),
             certificate=certificate,
             verified=verified,
         )
-        self._requestor = requestor
-        decision = self._decision(requestor)
+        decision = self._decision()
         if decision.rejection is None:
             # Of no interest from somebody who is turned away: only now the proposal itself is looked at.
             check_contexts(rq.presentation_contexts)
             maximum_length_of(rq.user_information)
-        if decision.resolve and self._shell.full() is None:
-            resolved = self._shell.resolve(decision.resolve)
-            resolved.addCallbacks(
-                lambda addresses: self._decided(rq, self._decision(requestor, addresses)),
-                self._not_resolved,
-            )
-            resolved.addErrback(self.bug)
-        else:
-            self._decided(rq, decision)
+        self._decided(rq, decision)
 
-    def _decision(self, requestor: Requestor, addresses: Collection[str] | None = None) -> Decision:
-        return self._entity.access.decide(requestor, addresses, self._shell.standing())
+    def _decision(self) -> Decision:
+        assert self._requestor is not None
+        return self._entity.access.decide(self._requestor, self._addresses, self._shell.standing())
 
     def _decided(self, rq: A_ASSOCIATE_RQ, decision: Decision) -> None:
-        if self.provider.state != State.Sta3 or self.ended:
-            return  # it left, or was turned out, while its name was looked up
+        """By what is known up to now: first of the requestor, then of its addresses, then of its user."""
+        assert self._requestor is not None
         if decision.rejection is not None:
-            self._reject(decision.rejection, decision.why)
+            # After it is known who the user is, nothing else can have changed it.
+            self._reject(decision.rejection, decision.why, of_the_user=self._requestor.is_identified)
             return
-        full = self._shell.full()
-        if full is not None:
-            self._reject(*full)
-            return
-        unavailable = self._entity.audit.unavailable()
-        if unavailable:
-            self._reject(TEMPORARY_CONGESTION, unavailable)
-            return
-        self._remote = decision.remote
-        self._identify(rq)
+        no_room = self._no_room(decision.remote)
+        if no_room is not None:
+            self._reject(*no_room)
+        elif decision.resolve:
+            resolved = self._shell.resolve(decision.resolve)
+            resolved.addCallbacks(self._resolved, self._not_resolved, (rq,))
+            resolved.addErrback(self.bug)
+        else:
+            self.remote = decision.remote
+            if self._requestor.is_identified:
+                self._accept(rq)
+            else:
+                self._identify(rq)
+
+    def _no_room(self, remote: Remote | None) -> tuple[A_ASSOCIATE_RJ, str] | None:
+        """The rejection of one more association, and why; asked again when others may have come meanwhile."""
+        no_room = self._shell.full() or self._entity.access.limit(remote, self._shell.standing(remote))
+        if no_room is None and (unavailable := self._entity.audit.unavailable()):
+            return TEMPORARY_CONGESTION, unavailable
+        return no_room
+
+    def _is_waiting(self) -> bool:
+        """Whether the requestor has neither left nor been turned out while something was found out of it."""
+        return self.provider.state == State.Sta3 and not self.ended
+
+    def _resolved(self, addresses: dict[str, frozenset[str]], rq: A_ASSOCIATE_RQ) -> None:
+        if self._is_waiting():
+            self._addresses |= addresses
+            self._decided(rq, self._decision())
+
+    def _not_resolved(self, failure: Failure) -> None:
+        if not failure.check(defer.TimeoutError, defer.CancelledError):
+            self.log.failure("names of remotes cannot be resolved", failure)
+        self._reject(TEMPORARY_CONGESTION, "the names of remotes cannot be resolved now")
 
     # -- who the user is (PS3.7 D.3.3.7)
 
@@ -174,14 +191,14 @@ class AcceptedAssociation(Association):
         authentication = self._entity.authentication
         item = rq.user_information.first(UserIdentityRQ)
         if authentication is None or authentication.policy.demand is Demand.IGNORE:
-            self._identified(rq)
+            self._identified(rq, None)
             return
         self._claimed_user = "" if item is None else claimed(item)
         why = authentication.policy.refusal(item, confidential=self._shell.is_confidential())
         if why:
-            self._not_authenticated(why)
+            self._reject(NOT_AUTHENTICATED, why, of_the_user=True)
         elif item is None:
-            self._identified(rq)
+            self._identified(rq, None)
         else:
             assert self._requestor is not None
             checked = self._shell.in_time(authentication.check(item, self._requestor.address))
@@ -189,26 +206,16 @@ class AcceptedAssociation(Association):
             checked.addErrback(self.bug)
 
     def _authenticated(self, found: tuple[Identity, bytes], rq: A_ASSOCIATE_RQ, item: UserIdentityRQ) -> None:
-        if self.provider.state != State.Sta3 or self.ended:
-            return  # it left, or was turned out, while its user was checked
-        # Others may have come meanwhile.
-        full = self._shell.full() or self._entity.access.limit(self._remote, self._shell.standing())
-        if full is not None:
-            self._reject(*full)
-            return
-        identity, response = found
-        assert self._requestor is not None
-        self._requestor = attrs.evolve(self._requestor, identity=identity)
-        self.user = identity.name
-        self._identified(rq, answer(item, response))
+        if self._is_waiting():
+            identity, response = found
+            self.user = identity.name
+            self._user_identity = answer(item, response)
+            self._identified(rq, identity)
 
-    def _identified(self, rq: A_ASSOCIATE_RQ, user_identity: UserIdentityAC | None = None) -> None:
+    def _identified(self, rq: A_ASSOCIATE_RQ, identity: Identity | None) -> None:
         assert self._requestor is not None
-        why = self._entity.access.user_refusal(self._remote, self._requestor.identity)
-        if why:
-            self._not_authenticated(why)
-        else:
-            self._accept(rq, user_identity)
+        self._requestor = attrs.evolve(self._requestor, identity=identity, is_identified=True)
+        self._decided(rq, self._decision())
 
     def _not_known(self, failure: Failure, item: UserIdentityRQ) -> Deferred[None] | None:
         """The checkers have said no, or could not say; who has guessed is to wait before he can go on."""
@@ -216,9 +223,14 @@ class AcceptedAssociation(Association):
         assert error is not None
         said, who = reason(error, item), described(item)
         if failure.check(LoginFailed):
+            # Told and counted at once: who guesses need not stay to hear the answer.
             why = f"{who}: {said or 'not who he says'}"
+            self._tell_of_rejection(NOT_AUTHENTICATED, why, of_the_user=True)
             paused = self._shell.in_time(self._shell.pause(LOGIN_PAUSE))
-            return paused.addBoth(lambda _: self._not_authenticated(why))
+            return paused.addBoth(lambda _: self._respond(NOT_AUTHENTICATED))
+        if failure.check(defer.CancelledError) and self.provider.state != State.Sta3:
+            self._tell_of_rejection(NOT_AUTHENTICATED, f"{who}: gone before he was checked", of_the_user=True)
+            return None
         if failure.check(defer.TimeoutError, defer.CancelledError):
             said = "not in time"
         elif said and not failure.check(OSError, Unavailable):
@@ -226,13 +238,10 @@ class AcceptedAssociation(Association):
         self._reject(TEMPORARY_CONGESTION, f"{who}: cannot be checked now: {said or type(error).__name__}")
         return None
 
-    def _not_authenticated(self, why: str) -> None:
-        self._reject(NOT_AUTHENTICATED, why)
-
     # -- the answer
 
-    def _accept(self, rq: A_ASSOCIATE_RQ, user_identity: UserIdentityAC | None) -> None:
-        entity, remote = self._entity, self._remote
+    def _accept(self, rq: A_ASSOCIATE_RQ) -> None:
+        entity, remote = self._entity, self.remote
         anonymous = entity.no_implementation_version_name or (
             remote is not None and remote.no_implementation_version_name
         )
@@ -246,7 +255,7 @@ class AcceptedAssociation(Association):
                 or (remote is not None and remote.enforce_default_transfer_syntax),
                 implementation_version_name=None if anonymous else uids.IMPLEMENTATION_VERSION_NAME,
                 operations_window=OPERATIONS_WINDOW,
-                user_identity=user_identity,
+                user_identity=self._user_identity,
                 refusal=lambda sop_class_uid: sop_class_refusal(remote, sop_class_uid),
             ),
         )
@@ -263,28 +272,27 @@ class AcceptedAssociation(Association):
         )
         self.provider.associate_response(agreement.ac)
 
-    def _not_resolved(self, failure: Failure) -> None:
-        if not failure.check(defer.TimeoutError, defer.CancelledError):
-            self.log.failure("names of remotes cannot be resolved", failure)
-        self._reject(TEMPORARY_CONGESTION, "the names of remotes cannot be resolved now")
+    def _reject(self, rejection: A_ASSOCIATE_RJ, why: str, *, of_the_user: bool = False) -> None:
+        if self.provider.state == State.Sta3:
+            self._tell_of_rejection(rejection, why, of_the_user=of_the_user)
+            self._respond(rejection)
 
-    def _reject(self, rejection: A_ASSOCIATE_RJ, why: str) -> None:
-        if self.provider.state != State.Sta3:
-            return  # it left meanwhile
+    def _respond(self, rejection: A_ASSOCIATE_RJ) -> None:
+        if self.provider.state == State.Sta3:  # or else it has left meanwhile
+            self.provider.associate_response(rejection)
+
+    def _tell_of_rejection(self, rejection: A_ASSOCIATE_RJ, why: str, *, of_the_user: bool) -> None:
+        """Count it, and tell the log and the audit trail."""
         if rejection.result == Result.REJECTED_PERMANENT:
             self._shell.rejected()
-        self._tell_of_rejection(rejection, why)
-        self.ended = f"rejected with {rejection}: {why}"
-        self.provider.associate_response(rejection)
-
-    def _tell_of_rejection(self, rejection: A_ASSOCIATE_RJ, why: str) -> None:
+        self.ended = self.ended or f"rejected with {rejection}: {why}"
         audit = self._entity.audit
         requestor = self._requestor or Requestor(
             calling_ae_title=self.calling_ae_title,
             called_ae_title=self.called_ae_title,
             address=self._shell.requestor_address(),
         )
-        if rejection is NOT_AUTHENTICATED and self._claimed_user:
+        if of_the_user and self._claimed_user:
             audit.login_failed(requestor, self._claimed_user, why)
         else:
             audit.rejected(requestor, why, transient=rejection.result != Result.REJECTED_PERMANENT)
@@ -293,7 +301,7 @@ class AcceptedAssociation(Association):
         return sop_class_uid in self._scp_roles
 
     def _refusal(self, request: Command) -> DimseError | None:
-        access, remote = self._entity.access, self._remote
+        access, remote = self._entity.access, self.remote
         why = access.refusal(remote, request.message_type.name.removesuffix("-RQ"))
         if why:
             return DimseError(status.NOT_AUTHORIZED, why)

@@ -45,10 +45,11 @@ class Names:
         #: Who waits for the look-ups that are under way.
         self._waiting: dict[str, list[Deferred[frozenset[str]]]] = {}
 
-    def resolve(self, names: frozenset[str]) -> Deferred[frozenset[str]]:
-        """The addresses that any of `names` has. Whoever cancels it takes nothing from others that wait."""
-        found = gatherResults([self._resolve(name) for name in sorted(names)], consumeErrors=True)
-        return found.addCallbacks(lambda addresses: frozenset().union(*addresses), _first)
+    def resolve(self, names: frozenset[str]) -> Deferred[dict[str, frozenset[str]]]:
+        """The addresses of each of `names`. Whoever cancels it takes nothing from others that wait."""
+        ordered = sorted(names)
+        found = gatherResults([self._resolve(name) for name in ordered], consumeErrors=True)
+        return found.addCallbacks(lambda addresses: dict(zip(ordered, addresses, strict=True)), _first)
 
     def _resolve(self, name: str) -> Deferred[frozenset[str]]:
         until, addresses = self._known.get(name, (0.0, frozenset()))

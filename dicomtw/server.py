@@ -20,6 +20,7 @@ from dicomtw.protocol import AssociationProtocol
 from dicomtw.security.access import LOCAL_LIMIT_EXCEEDED, TEMPORARY_CONGESTION, Standing
 from dicomtw.security.certificate import PeerCertificate
 from dicomtw.security.rates import Register, TokenBucket
+from dicomtw.security.remote import Remote
 from dicomtw.transports import certificate_of, tls_fault, tls_of, verifies
 from dicomtw.ul.pdu import A_ASSOCIATE_RJ
 
@@ -32,6 +33,8 @@ _TURNED_AWAY_TOLD = 60
 
 class DicomProtocol(AssociationProtocol):
     """One connection of a peer to a server; `refused`: closed as soon as it is there."""
+
+    association: AcceptedAssociation
 
     def __init__(self, factory: DicomFactory, refused: bool = False) -> None:
         super().__init__(factory.clock, factory.limits)
@@ -130,11 +133,11 @@ class DicomProtocol(AssociationProtocol):
     def requestor_certificate(self) -> tuple[PeerCertificate | None, bool]:
         return certificate_of(self.transport), verifies(self.transport)
 
-    def standing(self) -> Standing:
+    def standing(self, remote: Remote | None = None) -> Standing:
         if self._standing is None:
             self._standing = self._server.register.asked(self._host(), self.clock.seconds())
             self._is_turned_away = self._standing.host_is_hasty or self._standing.host_is_rejected
-        return self._server.standing(self._standing, self.association.calling_ae_title)
+        return self._server.standing(self._standing, remote)
 
     def rejected(self) -> None:
         self._server.register.rejected(self._host(), self.clock.seconds())
@@ -142,7 +145,7 @@ class DicomProtocol(AssociationProtocol):
     def full(self) -> tuple[A_ASSOCIATE_RJ, str] | None:
         return self._server.full(self)
 
-    def resolve(self, names: frozenset[str]) -> Deferred[frozenset[str]]:
+    def resolve(self, names: frozenset[str]) -> Deferred[dict[str, frozenset[str]]]:
         return self.in_time(self._server.resolve(names))
 
     def is_confidential(self) -> bool:
@@ -162,7 +165,8 @@ class DicomProtocol(AssociationProtocol):
     def associated(self) -> None:
         self._was_associated = True
         self._server.crowd.set_associated(self, True)
-        self._server.register.accepted(self.association.calling_ae_title, self.clock.seconds())
+        if self.association.remote is not None:
+            self._server.register.accepted(self.association.remote, self.clock.seconds())
         super().associated()
 
 
@@ -176,7 +180,7 @@ class DicomFactory(Factory):
         entity: ApplicationEntity,
         limits: Limits,
         clock: IReactorTime,
-        resolve: Callable[[frozenset[str]], Deferred[frozenset[str]]],
+        resolve: Callable[[frozenset[str]], Deferred[dict[str, frozenset[str]]]],
     ) -> None:
         self.entity = entity
         self.limits = limits
@@ -208,16 +212,14 @@ class DicomFactory(Factory):
         # What is turned out has its descriptor still: there is none for this one.
         return DicomProtocol(self, refused=is_full)
 
-    def standing(self, of_host: Standing, calling_ae_title: str) -> Standing:
-        """How a requestor stands whose host stands so."""
-        if not self.register.has_limit(calling_ae_title):
+    def standing(self, of_host: Standing, remote: Remote | None) -> Standing:
+        """How a requestor stands whose host stands so, and who is `remote` if that is known."""
+        if remote is None or not (remote.max_associations or remote.associations_per_minute):
             return of_host
         return attrs.evolve(
             of_host,
-            associations=sum(
-                one.association.calling_ae_title == calling_ae_title for one in self.associations
-            ),
-            is_hasty=self.register.is_hasty(calling_ae_title, self.clock.seconds()),
+            associations=sum(one.association.remote == remote for one in self.associations),
+            is_hasty=self.register.is_hasty(remote, self.clock.seconds()),
         )
 
     def tell_of_turned_away(self) -> int | None:

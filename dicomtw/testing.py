@@ -309,8 +309,8 @@ class MemoryServer:
         self.connections: list[tuple[MemoryTransport, MemoryTransport]] = []
         known = addresses or {}
 
-        def resolve(names: frozenset[str]) -> Deferred[frozenset[str]]:
-            return succeed(frozenset(known[name] for name in names if name in known))
+        def resolve(names: frozenset[str]) -> Deferred[dict[str, frozenset[str]]]:
+            return succeed({name: frozenset({known[name]} if name in known else ()) for name in names})
 
         self.factory = DicomFactory(entity, limits or Limits(), self.clock, resolve)
         #: What clients of ours are connected to: `factory`, or another around it, such as one of TLS.

@@ -145,6 +145,17 @@ class NumberTests(AcceptorTestCase):
         server.clock.advance(30)
         self.assertEqual([self.asked(server)[1] for _ in range(2)], [ACCEPTED, LATER])
 
+    def test_two_of_one_name(self) -> None:
+        """Two remotes of one AE title have their limits each."""
+        near = Remote(aet="CT", associations_per_minute=1, networks=["192.0.2.0/30"])
+        far = Remote(aet="CT", associations_per_minute=3, max_associations=2, networks=["198.51.100.0/30"])
+        server = self.server(near, far)
+        self.assertEqual([self.asked(server)[1] for _ in range(2)], [ACCEPTED, LATER])
+        there = [self.asked(server, host="198.51.100.1") for _ in range(3)]
+        self.assertEqual([rejection for _, rejection in there], [ACCEPTED, ACCEPTED, FULL])
+        there[0][0].send(A_RELEASE_RQ())
+        self.assertEqual([self.asked(server, host="198.51.100.1")[1] for _ in range(2)], [ACCEPTED, FULL])
+
     def test_host(self) -> None:
         """A host has its number of associations a minute under all names; others have theirs."""
         server = self.server(accept_any_ae=True, associations_per_minute_per_host=3)

@@ -1166,10 +1166,10 @@ class RemoteTests(AssociationTestCase):
             if not accepted:
                 self.assertEqual(answer, A_ASSOCIATE_RJ(1, 1, 3))
 
-    def lookup(self) -> Deferred[frozenset[str]]:
+    def lookup(self) -> Deferred[dict[str, frozenset[str]]]:
         """A server whose one remote has a name, and the look-up of that name, which takes its time."""
         self.serve(Remote(aet="NAME", host="ct.example", check_host=True))
-        looked_up: Deferred[frozenset[str]] = Deferred()
+        looked_up: Deferred[dict[str, frozenset[str]]] = Deferred()
         self.server.factory.resolve = lambda names: looked_up
         return looked_up
 
@@ -1185,7 +1185,7 @@ class RemoteTests(AssociationTestCase):
         looked_up = self.lookup()
         peer = self.waiting()
         self.assertEqual(self.answer("OTHER"), A_ASSOCIATE_RJ(1, 1, 3))
-        looked_up.callback(frozenset({"192.0.2.1"}))
+        looked_up.callback({"ct.example": frozenset({"192.0.2.1"})})
         (ac,) = peer.received()
         self.assertIsInstance(ac, A_ASSOCIATE_AC)
 
@@ -1202,7 +1202,7 @@ class RemoteTests(AssociationTestCase):
             peer = self.waiting()
             end(peer)
             self.assertEqual(peer.received(), seen, case)
-            looked_up.callback(frozenset({"192.0.2.1"}))
+            looked_up.callback({"ct.example": frozenset({"192.0.2.1"})})
             self.assertEqual(peer.received(), [], case)
             self.assertEqual(self.server.factory.associations, set(), case)
 
@@ -1219,7 +1219,7 @@ class RemoteTests(AssociationTestCase):
         looked_up = self.lookup()
         peer = self.waiting()
         self.server.factory.limits = Limits(max_associations=0)
-        looked_up.callback(frozenset({"192.0.2.1"}))
+        looked_up.callback({"ct.example": frozenset({"192.0.2.1"})})
         self.assertEqual(peer.received(), [A_ASSOCIATE_RJ(2, 3, 2)])
 
     def test_full_before_the_look_up(self) -> None:
@@ -1351,7 +1351,7 @@ class FactoryTests(AssociationTestCase):
         access = AccessPolicy(ae_title="PMOD", remotes=(named,))
         factory = self.server.factory
         factory.entity = attrs.evolve(factory.entity, access=access)
-        looked_up: Deferred[frozenset[str]] = Deferred()
+        looked_up: Deferred[dict[str, frozenset[str]]] = Deferred()
         factory.resolve = lambda names: looked_up
         factory.limits = Limits(max_associations=1)
         peer = self.server.connect()
@@ -1359,7 +1359,7 @@ class FactoryTests(AssociationTestCase):
         for number in range(2 + 64):
             self.server.connect(f"192.0.2.{number % 4 + 2}")
         self.assertTrue(peer.transport.disconnecting)
-        looked_up.callback(frozenset({"192.0.2.1"}))
+        looked_up.callback({"ct.example": frozenset({"192.0.2.1"})})
         self.assertEqual(factory.associations, set())
 
     def test_drain(self) -> None:

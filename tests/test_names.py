@@ -29,7 +29,7 @@ class NamesTestCase(SynchronousTestCase):
         self.lookups[name] = Deferred()
         return self.lookups[name]
 
-    def resolve(self, *asked: str) -> Deferred[frozenset[str]]:
+    def resolve(self, *asked: str) -> Deferred[dict[str, frozenset[str]]]:
         return self.names.resolve(frozenset(asked))
 
     def found(self, name: str, addresses: frozenset[str]) -> None:
@@ -43,21 +43,23 @@ class NamesTests(NamesTestCase):
         resolved = self.resolve("ct.example")
         self.assertNoResult(resolved)
         self.found("ct.example", OTHER)
-        self.assertEqual(self.successResultOf(resolved), OTHER)
+        self.assertEqual(self.successResultOf(resolved), {"ct.example": OTHER})
 
     def test_several(self) -> None:
-        """The addresses of several names are those of any of them, when all are known."""
+        """Each of several names has its own addresses, and no other's, when all are known."""
         resolved = self.resolve("ct.example", "mr.example", "gone.example")
         self.assertEqual(sorted(self.begun), ["ct.example", "gone.example", "mr.example"])
         self.found("mr.example", OTHER)
         self.found("gone.example", NOWHERE)
         self.assertNoResult(resolved)
         self.found("ct.example", ONE)
-        self.assertEqual(self.successResultOf(resolved), ONE | OTHER)
+        self.assertEqual(
+            self.successResultOf(resolved), {"ct.example": ONE, "mr.example": OTHER, "gone.example": NOWHERE}
+        )
 
     def test_none(self) -> None:
         """No name has no address, and nothing is looked up."""
-        self.assertEqual(self.successResultOf(self.resolve()), NOWHERE)
+        self.assertEqual(self.successResultOf(self.resolve()), {})
         self.assertEqual(self.begun, [])
 
     def test_shared(self) -> None:
@@ -69,10 +71,10 @@ class NamesTests(NamesTestCase):
         ]
         self.assertEqual(self.begun, ["ct.example", "mr.example"])
         self.found("ct.example", ONE)
-        self.assertEqual([self.successResultOf(one) for one in waiting[:2]], [ONE, ONE])
+        self.assertEqual([self.successResultOf(one) for one in waiting[:2]], [{"ct.example": ONE}] * 2)
         self.assertNoResult(waiting[2])
         self.found("mr.example", OTHER)
-        self.assertEqual(self.successResultOf(waiting[2]), ONE | OTHER)
+        self.assertEqual(self.successResultOf(waiting[2]), {"ct.example": ONE, "mr.example": OTHER})
 
     def test_remembered(self) -> None:
         """Addresses are good for sixty seconds from when they were found, none at all, too."""
@@ -84,14 +86,14 @@ class NamesTests(NamesTestCase):
             self.successResultOf(first)
             for _ in range(2):
                 self.clock.advance(29.9)
-                self.assertEqual(self.successResultOf(self.resolve("ct.example")), addresses)
+                self.assertEqual(self.successResultOf(self.resolve("ct.example")), {"ct.example": addresses})
             self.assertEqual(len(self.begun), 1)
             self.clock.advance(0.3)
             again = self.resolve("ct.example")
             self.assertNoResult(again)
             self.assertEqual(len(self.begun), 2)
             self.found("ct.example", OTHER)
-            self.assertEqual(self.successResultOf(again), OTHER)
+            self.assertEqual(self.successResultOf(again), {"ct.example": OTHER})
 
     def test_answered_at_once(self) -> None:
         """A look-up that is over at once is as good."""
@@ -102,8 +104,9 @@ class NamesTests(NamesTestCase):
             return looked_up
 
         self.names = Names(self.clock, at_once)
-        self.assertEqual(self.successResultOf(self.resolve("ct.example", "mr.example")), ONE)
-        self.assertEqual(self.successResultOf(self.resolve("mr.example")), ONE)
+        both = self.successResultOf(self.resolve("ct.example", "mr.example"))
+        self.assertEqual(both, {"ct.example": ONE, "mr.example": ONE})
+        self.assertEqual(self.successResultOf(self.resolve("mr.example")), {"mr.example": ONE})
         self.assertEqual(self.begun, ["ct.example", "mr.example"])
 
 
@@ -121,7 +124,7 @@ class ImpatientTests(NamesTestCase):
             for one in others:
                 self.assertNoResult(one)
             self.found("ct.example", ONE)
-            self.assertEqual([self.successResultOf(one) for one in others], [ONE, ONE])
+            self.assertEqual([self.successResultOf(one) for one in others], [{"ct.example": ONE}] * 2)
             self.assertEqual(self.begun, ["ct.example"])
 
     def test_timeout(self) -> None:
@@ -133,9 +136,10 @@ class ImpatientTests(NamesTestCase):
         self.failureResultOf(first)
         self.assertNoResult(second)
         self.found("ct.example", ONE)
-        self.assertEqual(self.successResultOf(second), ONE)
+        self.assertEqual(self.successResultOf(second), {"ct.example": ONE})
         self.found("mr.example", OTHER)
-        self.assertEqual(self.successResultOf(self.resolve("ct.example", "mr.example")), ONE | OTHER)
+        both = self.successResultOf(self.resolve("ct.example", "mr.example"))
+        self.assertEqual(both, {"ct.example": ONE, "mr.example": OTHER})
         self.assertEqual(self.begun, ["ct.example", "mr.example"])
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
@@ -148,8 +152,8 @@ class ImpatientTests(NamesTestCase):
         late = self.resolve("ct.example")
         self.assertEqual(self.begun, ["ct.example"])
         self.found("ct.example", ONE)
-        self.assertEqual(self.successResultOf(late), ONE)
-        self.assertEqual(self.successResultOf(self.resolve("ct.example")), ONE)
+        self.assertEqual(self.successResultOf(late), {"ct.example": ONE})
+        self.assertEqual(self.successResultOf(self.resolve("ct.example")), {"ct.example": ONE})
 
     def test_cancelled_among_several(self) -> None:
         """Who gives up while one of several names is known leaves nothing that fails later."""
@@ -159,7 +163,7 @@ class ImpatientTests(NamesTestCase):
         self.failureResultOf(given_up)
         self.found("mr.example", OTHER)
         self.assertEqual(self.flushLoggedErrors(CancelledError), [])
-        self.assertEqual(self.successResultOf(self.resolve("mr.example")), OTHER)
+        self.assertEqual(self.successResultOf(self.resolve("mr.example")), {"mr.example": OTHER})
 
     def test_look_up_that_fails(self) -> None:
         """A look-up that fails, which it should not, leaves nobody waiting, and the next begins anew."""
@@ -172,7 +176,7 @@ class ImpatientTests(NamesTestCase):
         again = self.resolve("ct.example")
         self.assertEqual(self.begun, ["ct.example", "ct.example"])
         self.found("ct.example", ONE)
-        self.assertEqual(self.successResultOf(again), ONE)
+        self.assertEqual(self.successResultOf(again), {"ct.example": ONE})
 
 
 class LookUpTests(SynchronousTestCase):

@@ -465,7 +465,7 @@ class WriteTests(ProtocolTestCase):
 class ClosingTests(ProtocolTestCase):
     def ends(self) -> dict[str, tuple[WireTransport, str]]:
         """Connections in every state that there is, and what their log lines say at their end."""
-        looked_up: Deferred[frozenset[str]] = Deferred()
+        looked_up: Deferred[dict[str, frozenset[str]]] = Deferred()
         named = Remote(aet="SCU", host="ct.example", check_host=True)
         access = AccessPolicy(ae_title="PMOD", remotes=(named,))
         lookup = MemoryServer(attrs.evolve(self.server.factory.entity, access=access))

@@ -42,6 +42,8 @@ from dicomtw.ul.items import (
     RoleSelection,
     SOPClassExtendedNegotiation,
     SubItem,
+    UserIdentityAC,
+    UserIdentityRQ,
     UserInformation,
 )
 from dicomtw.ul.negotiation import AcceptedContext
@@ -434,6 +436,15 @@ class AgreementTests(RequestorTestCase):
                 else:
                     began.addErrback(lambda failure: None)
             self.assertEqual(len(begun), expected or 20, (asked, answered))
+
+    def test_user_identity(self) -> None:
+        """PS3.7 D.3.3.7: a server response counts if one was asked for, and not otherwise."""
+        for asked, expected in ((True, b"ticket"), (False, None)):
+            user = UserIdentityRQ(3, asked, b"ours")
+            self.associated(answer=ac(UserIdentityAC(b"ticket")), user_identity=user)
+            self.assertEqual(self.association.user_identity_response, expected)
+        self.associated(answer=ac(UserIdentityAC(b"ticket")))
+        self.assertIsNone(self.association.user_identity_response)
 
     def test_roles(self) -> None:
         """PS3.7 D.3.3.4: whose SCU and SCP we are is what the peer agrees to, of what was proposed."""

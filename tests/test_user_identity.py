@@ -30,12 +30,13 @@ from dicomtw.client import UserIdentity
 from dicomtw.errors import Rejected
 from dicomtw.feed import Disk
 from dicomtw.limits import Limits
-from dicomtw.security.access import AccessPolicy
+from dicomtw.security.access import AccessPolicy, Requestor
 from dicomtw.security.identity import NOT_AUTHENTICATED, Demand, IdentityPolicy
 from dicomtw.security.remote import Remote
 from dicomtw.services import ServiceRegistry
 from dicomtw.services.verification import Verification
 from dicomtw.testing import MemoryServer, Peer, associate_rq, at_once
+from dicomtw.trail import SILENT
 from dicomtw.ul.items import UserIdentityAC, UserIdentityRQ
 from dicomtw.ul.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RJ
 
@@ -81,9 +82,32 @@ class Anything:
         return Authenticated("bob", b"response")
 
 
+class Heard:
+    """An audit trail that keeps whose logins have failed, and who else was rejected."""
+
+    def __init__(self) -> None:
+        self.failed: list[str] = []
+        self.others: list[str] = []
+        #: Why it cannot be written.
+        self.fault = ""
+
+    def unavailable(self) -> str:
+        return self.fault
+
+    def login_failed(self, _: Requestor, user: str, why: str) -> None:
+        self.failed.append(user)
+
+    def rejected(self, _: Requestor, why: str, *, transient: bool) -> None:
+        self.others.append(why)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(SILENT, name)
+
+
 class UserIdentityTestCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.passcodes = Passcodes()
+        self.audit = Heard()
 
     def server(
         self,
@@ -92,17 +116,20 @@ class UserIdentityTestCase(SynchronousTestCase):
         without_tls: bool = True,
         remotes: tuple[Remote, ...] = (),
         limits: Limits | None = None,
+        addresses: dict[str, str] | None = None,
+        **rules: Any,
     ) -> MemoryServer:
         checkers = checkers or (self.passcodes,)
         kinds = kinds_of([one for checker in checkers for one in checker.credentialInterfaces])
         policy = IdentityPolicy(demand=demand, kinds=kinds, without_tls=without_tls)
         entity = ApplicationEntity(
-            access=AccessPolicy(ae_title="PMOD", accept_any_ae=True, remotes=remotes),
+            access=AccessPolicy(ae_title="PMOD", accept_any_ae=True, remotes=remotes, **rules),
             registry=ServiceRegistry([Verification()]),
             disk=Disk(at_once),
             authentication=Authentication(policy, checkers),
+            audit=self.audit,
         )
-        return MemoryServer(entity, limits)
+        return MemoryServer(entity, limits, addresses)
 
     def answer(self, server: MemoryServer, *items: UserIdentityRQ, **options: Any) -> Any:
         """What the server answers to a proposal with these sub-items, after a while."""
@@ -161,9 +188,7 @@ class AcceptorTests(UserIdentityTestCase):
 
     def test_counted(self) -> None:
         """A host from which too many logins fail is put off, whatever it asks."""
-        server = self.server()
-        access = attrs.evolve(server.factory.entity.access, failed_associations_per_minute_per_host=2)
-        server = MemoryServer(attrs.evolve(server.factory.entity, access=access))
+        server = self.server(failed_associations_per_minute_per_host=2)
         answers = [self.answer(server, WRONG) for _ in range(2)]
         self.assertEqual(answers, [NOT_AUTHENTICATED] * 2)
         self.assertEqual(self.answer(server, ALICE), TEMPORARY_CONGESTION)
@@ -227,9 +252,31 @@ class AcceptorTests(UserIdentityTestCase):
         self.assertIsInstance(self.answer(server, ALICE, calling="CT"), A_ASSOCIATE_AC)
         self.assertEqual(self.answer(server, ALICE, calling="MR"), NOT_AUTHENTICATED)
         self.assertIn("user 'alice': 'MR' is for its users", self.summary(server, self.peer)["summary"])
+        self.assertEqual((self.audit.failed, self.audit.others), (["alice"], []))
         self.assertEqual(self.answer(server, calling="CT"), NOT_AUTHENTICATED)
         self.assertIsInstance(self.answer(server, ALICE), A_ASSOCIATE_AC)
         self.assertIsInstance(self.answer(server), A_ASSOCIATE_AC)
+
+    def test_users_of_two_remotes(self) -> None:
+        """Of two remotes of one AE title it is the one whose user it has, wherever that one is."""
+        remotes = (
+            Remote(aet="CT", users=["bob"]),
+            Remote(aet="CT", users=["alice"], host="ct.example", check_host=True),
+        )
+        server = self.server(remotes=remotes, addresses={"ct.example": "192.0.2.1"})
+        self.assertIsInstance(self.answer(server, ALICE, calling="CT"), A_ASSOCIATE_AC)
+        (protocol,) = server.factory.associations
+        self.assertEqual(protocol.association.remote, remotes[1])
+        server = self.server(remotes=remotes, addresses={"ct.example": "192.0.2.9"})
+        self.assertEqual(self.answer(server, ALICE, calling="CT"), NOT_AUTHENTICATED)
+
+    def test_rejected_for_another_reason(self) -> None:
+        """Only a login that fails is one for the audit trail."""
+        server = self.server()
+        self.assertEqual(self.answer(server, ALICE, called="OTHER"), A_ASSOCIATE_RJ(1, 1, 7))
+        self.assertEqual((self.audit.failed, len(self.audit.others)), ([], 1))
+        self.assertEqual(self.answer(server, WRONG), NOT_AUTHENTICATED)
+        self.assertEqual((self.audit.failed, len(self.audit.others)), (["alice"], 1))
 
     def test_unchecked_users_of_a_remote(self) -> None:
         """Where users are not checked nobody is a remote's user."""
@@ -271,22 +318,53 @@ class WaitingTests(UserIdentityTestCase):
         self.assertIn("cannot be checked now: not in time", self.summary(server, self.peer)["summary"])
 
     def test_peer_leaves(self) -> None:
-        """It is cancelled when the peer leaves, and nothing more is said."""
-        server = self.server()
+        """It is cancelled when the peer leaves, and nothing more is said; that login is one that failed."""
+        server = self.server(failed_associations_per_minute_per_host=1)
         self.assertIsNone(self.answer(server, ALICE))
         self.peer.close()
+        self.assertEqual(self.audit.failed, ["alice"])
+        asking = server.connect()
+        self.assertEqual(self._answer(server, asking), TEMPORARY_CONGESTION)
+        asking.close()
         self.assertEqual(self.passcodes.cancelled, 1)
         server.clock.advance(ARTIM)
         self.assertEqual(self.peer.received(), [])
         self.assertEqual(server.clock.getDelayedCalls(), [])
 
     def test_peer_leaves_in_pause(self) -> None:
-        """So is the pause before a rejection."""
+        """Who guesses and does not wait for the answer is counted, logged and audited as if he had."""
+        server = self.server(failed_associations_per_minute_per_host=1)
+        self.assertIsNone(self.answer(server, WRONG))
+        self.passcodes.waiting[0].errback(UnauthorizedLogin())
+        self.assertEqual(self.audit.failed, ["alice"])
+        event = self.summary(server, self.peer)
+        self.assertIn("rejected with ", event["summary"])
+        self.assertIn("user 'alice': not who he says", event["summary"])
+        self.assertEqual(server.clock.getDelayedCalls(), [])
+        self.assertEqual(self.peer.received(), [])
+        self.assertEqual(self.answer(server, ALICE), TEMPORARY_CONGESTION)
+        self.assertEqual((self.audit.failed, len(self.audit.others)), (["alice"], 1))
+
+    def test_answer_to_who_is_gone(self) -> None:
+        """A checker that says yes when it is cancelled says so to nobody."""
+        server = self.server()
+        found: Deferred[bytes] = Deferred(lambda found: found.callback(b"alice"))
+        self.patch(self.passcodes, "requestAvatarId", lambda _: found)
+        self.assertIsNone(self.answer(server, ALICE))
+        self.peer.close()
+        self.assertTrue(found.called)
+        self.assertEqual(server.factory.associations, set())
+        self.assertEqual(self.peer.received(), [])
+
+    def test_answer_to_who_is_turned_out(self) -> None:
+        """Nor is somebody accepted whose connection is being closed."""
         server = self.server()
         self.assertIsNone(self.answer(server, ALICE))
-        self.passcodes.waiting[0].errback(UnauthorizedLogin())
-        self.peer.close()
-        self.assertEqual(server.clock.getDelayedCalls(), [])
+        (protocol,) = server.factory.connections
+        protocol.turn_out("too many")
+        self.assertTrue(self.peer.transport.disconnecting)
+        self.passcodes.waiting[0].callback(b"alice")
+        self.assertEqual(server.factory.associations, set())
         self.assertEqual(self.peer.received(), [])
 
     def test_full(self) -> None:
@@ -298,6 +376,26 @@ class WaitingTests(UserIdentityTestCase):
         self.passcodes.waiting[0].callback(b"alice")
         (answer,) = waiting.received()
         self.assertEqual((answer.result, answer.source, answer.reason), (2, 3, 2))
+
+    def test_limits_of_a_remote(self) -> None:
+        """Nor does a remote get one association more than it may have, though its users waited together."""
+        server = self.server(remotes=(Remote(aet="CT", max_associations=1),))
+        peers = [server.connect() for _ in range(2)]
+        for peer in peers:
+            self.assertIsNone(self._answer(server, peer, ALICE, calling="CT"))
+        for waiting in self.passcodes.waiting:
+            waiting.callback(b"alice")
+        (accepted,), (full,) = (peer.received() for peer in peers)
+        self.assertIsInstance(accepted, A_ASSOCIATE_AC)
+        self.assertEqual(full, A_ASSOCIATE_RJ(2, 3, 2))
+
+    def test_audit_fails(self) -> None:
+        """Nor is somebody accepted when the audit trail can no longer be written."""
+        server = self.server()
+        self.assertIsNone(self.answer(server, ALICE))
+        self.audit.fault = "the audit trail cannot be written"
+        self.passcodes.waiting[0].callback(b"alice")
+        self.assertEqual(self.peer.received(), [TEMPORARY_CONGESTION])
 
     def test_turned_out(self) -> None:
         """A server that stops meanwhile accepts nobody."""

@@ -7,16 +7,22 @@ are and how often somebody has asked, comes in as a `Standing`, which `rates.Reg
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
+from types import MappingProxyType
+from typing import Final
 
 import attrs
 
 from dicomtw import ae_title, uids
 from dicomtw.security.addresses import Network, address_of, host_of, same_address, within
 from dicomtw.security.certificate import PeerCertificate
-from dicomtw.security.identity import Identity
+from dicomtw.security.identity import NOT_AUTHENTICATED, Identity
 from dicomtw.security.remote import OPERATIONS, Remote
 from dicomtw.ul.pdu import A_ASSOCIATE_RJ, Result, Source
+
+#: The addresses of host names, by name.
+Addresses = Mapping[str, Collection[str]]
+_NONE: Final[Addresses] = MappingProxyType({})
 
 #: Operations that hand out what is stored.
 _RETRIEVAL = ("C-FIND", "C-GET", "C-MOVE")
@@ -42,15 +48,17 @@ class Requestor:
     verified: bool = False
     #: None where no user was named, or it is not known yet whether that is who asks.
     identity: Identity | None = None
+    #: It is known; before that nobody is held to be the wrong user.
+    is_identified: bool = False
 
 
 @attrs.frozen(kw_only=True)
 class Standing:
     """How a requestor stands by what was before; the default is that of the first who ever asks."""
 
-    #: Associations in its name that there are.
+    #: Associations of the remote that it is.
     associations: int = 0
-    #: There were too many in its name of late.
+    #: There were too many of late.
     is_hasty: bool = False
     #: Its host has asked too often of late, or was rejected too often.
     host_is_hasty: bool = False
@@ -62,7 +70,8 @@ class Decision:
     """What becomes of a requestor.
 
     `rejection` is None for one who may associate; `why` says it in words. `remote` is who they are, if known.
-    `resolve`: names of hosts to look up; decide again when their addresses are known.
+    `resolve`: names of hosts to look up; decide again when their addresses are known, and when it is known
+    who the user is.
     """
 
     rejection: A_ASSOCIATE_RJ | None = None
@@ -98,22 +107,23 @@ class AccessPolicy:
     def decide(
         self,
         requestor: Requestor,
-        addresses: Collection[str] | None = None,
+        addresses: Addresses = _NONE,
         standing: Standing = Standing(),
     ) -> Decision:
-        """Whether `requestor` may associate; `addresses` are those of the names asked for in `resolve`."""
+        """Whether `requestor` may associate, by itself: whether there is room for it `limit` says.
+
+        `addresses` are those of the names asked for in `resolve`.
+        """
         for rule, rejection in _OF_THE_SERVER:
             why = rule(self, requestor, standing)
             if why:
                 return Decision(rejection, why)
-        decision = self._identified(requestor, addresses)
-        limit = self.limit(decision.remote, standing)
-        return decision if limit is None else Decision(*limit)
+        return self._identified(requestor, addresses)
 
     def limit(self, remote: Remote | None, standing: Standing) -> tuple[A_ASSOCIATE_RJ, str] | None:
         """The rejection of one more association of `remote`, and why; None if it may have it.
 
-        To be asked again when time has passed after a decision, for others may have come meanwhile.
+        To be asked again when time has passed, for others may have come meanwhile.
         """
         if remote is not None:
             for rule, rejection in _OF_THE_REMOTE:
@@ -122,32 +132,34 @@ class AccessPolicy:
                     return rejection, why
         return None
 
-    def _identified(self, requestor: Requestor, addresses: Collection[str] | None) -> Decision:
+    def _identified(self, requestor: Requestor, addresses: Addresses) -> Decision:
         """Which remote it is: of those with its name the first that nothing speaks against."""
         calling = ae_title.significant(requestor.calling_ae_title)
         known = [remote for remote in self.remotes if remote.aet == calling]
-        against, names = [], set()
+        against: dict[str, A_ASSOCIATE_RJ] = {}
+        names = set()
         for remote in known:
-            why = next(filter(None, (binding(remote, requestor) for binding in _WHO_IT_IS)), "")
-            if not why and _is_at(remote, requestor.address, addresses or ()):
-                return Decision(remote=remote)
-            if not why and addresses is None and _is_looked_up(remote):
-                names.add(remote.host)
-            against.append(why or f"{calling!r} is not known at {requestor.address or 'this socket'}")
+            why, rejection = next(
+                ((why, rejection) for rule, rejection in _WHO_IT_IS if (why := rule(remote, requestor))),
+                ("", CALLING_NOT_RECOGNIZED),
+            )
+            if not why:
+                if _is_at(remote, requestor.address, addresses):
+                    return Decision(remote=remote)
+                if _is_looked_up(remote) and remote.host not in addresses:
+                    names.add(remote.host)
+                why = f"{calling!r} is not known at {requestor.address or 'this socket'}"
+            against[why] = rejection
         if names:
             return Decision(resolve=frozenset(names))
         if known:
             # Its name is taken: whoever else comes with it is not it, even where any AE is accepted.
-            return Decision(CALLING_NOT_RECOGNIZED, "; ".join(dict.fromkeys(against)))
+            of_the_user = NOT_AUTHENTICATED in against.values()
+            rejection = NOT_AUTHENTICATED if of_the_user else CALLING_NOT_RECOGNIZED
+            return Decision(rejection, "; ".join(against))
         if self.accept_any_ae:
             return Decision()
         return Decision(CALLING_NOT_RECOGNIZED, f"calling AE title {calling!r} is not a configured remote")
-
-    def user_refusal(self, remote: Remote | None, identity: Identity | None) -> str:
-        """Why a user may not associate in the name of `remote`, once it is known who he is; else empty."""
-        if remote is None or not remote.users or (identity is not None and identity.name in remote.users):
-            return ""
-        return f"{'no user identity' if identity is None else identity}: {remote.aet!r} is for its users only"
 
     # -- for what
 
@@ -240,17 +252,29 @@ def _certificates(remote: Remote, requestor: Requestor) -> str:
     return f"{remote.aet!r} is bound to another certificate than {shown}"
 
 
+def _users(remote: Remote, requestor: Requestor) -> str:
+    identity = requestor.identity
+    if not (remote.users and requestor.is_identified):
+        return ""
+    if identity is None:
+        return f"no user identity: {remote.aet!r} is for its users only"
+    return "" if identity.name in remote.users else f"{identity}: {remote.aet!r} is for its users only"
+
+
 #: What a remote may be bound to besides the place it is at: a rule says what is against it.
-_WHO_IT_IS: tuple[Callable[[Remote, Requestor], str], ...] = (_certificates,)
+_WHO_IT_IS: tuple[tuple[Callable[[Remote, Requestor], str], A_ASSOCIATE_RJ], ...] = (
+    (_certificates, CALLING_NOT_RECOGNIZED),
+    (_users, NOT_AUTHENTICATED),
+)
 
 
-def _is_at(remote: Remote, address: str, addresses: Collection[str]) -> bool:
-    """Whether `address` is the remote's: its host's, or of its networks. `addresses` are its host's."""
+def _is_at(remote: Remote, address: str, addresses: Addresses) -> bool:
+    """Whether `address` is the remote's: its host's, or of its networks."""
     if not remote.check_host and not remote.networks:
         return True
     if within(remote.networks, address):
         return True
-    places = addresses if _is_looked_up(remote) else (remote.host,)
+    places = addresses.get(remote.host, ()) if _is_looked_up(remote) else (remote.host,)
     return remote.check_host and any(same_address(one, address) for one in places)
 
 

@@ -8,6 +8,7 @@ from typing import Final
 
 from dicomtw.security.access import AccessPolicy, Standing
 from dicomtw.security.addresses import host_of
+from dicomtw.security.remote import Remote
 
 #: Hosts that are remembered, at most; the one that asked longest ago is forgotten first.
 MAXIMUM_HOSTS: Final = 4096
@@ -83,13 +84,8 @@ class Register:
     def __init__(self, policy: AccessPolicy) -> None:
         self._asked = Rates(policy.associations_per_minute_per_host)
         self._rejected = Rates(policy.failed_associations_per_minute_per_host)
-        #: AE titles of remotes with limits of their own, and how many a minute if that is one.
-        self._limits: dict[str, int] = {}
-        for remote in policy.remotes:
-            limit = remote.associations_per_minute
-            if limit or remote.max_associations:
-                self._limits[remote.aet] = limit or self._limits.get(remote.aet, 0)
-        self._accepted: dict[str, TokenBucket] = {}
+        #: Of each remote itself: there may be several of one AE title.
+        self._accepted: dict[Remote, TokenBucket] = {}
 
     def asked(self, address: str, now: float) -> Standing:
         """Somebody at `address` asks for an association."""
@@ -106,17 +102,13 @@ class Register:
         if host:
             self._rejected.take(host, now)
 
-    def has_limit(self, calling_ae_title: str) -> bool:
-        """Whether it matters how many associations there are in this name, and have been of late."""
-        return calling_ae_title in self._limits
-
-    def is_hasty(self, calling_ae_title: str, now: float) -> bool:
-        """Whether there were too many associations in this name of late."""
-        bucket = self._accepted.get(calling_ae_title)
+    def is_hasty(self, remote: Remote, now: float) -> bool:
+        """Whether there were too many associations of this remote of late."""
+        bucket = self._accepted.get(remote)
         return bucket is not None and not bucket.has(now)
 
-    def accepted(self, calling_ae_title: str, now: float) -> None:
-        """An association in this name is accepted: others who only use the name cost it nothing."""
-        limit = self._limits.get(calling_ae_title)
+    def accepted(self, remote: Remote, now: float) -> None:
+        """An association of this remote is accepted: others who only use its name cost it nothing."""
+        limit = remote.associations_per_minute
         if limit:
-            self._accepted.setdefault(calling_ae_title, TokenBucket(limit, now)).take(now)
+            self._accepted.setdefault(remote, TokenBucket(limit, now)).take(now)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from itertools import product
 from typing import Any
 
@@ -26,7 +26,7 @@ from dicomtw.security.access import (
 )
 from dicomtw.security.addresses import network_of
 from dicomtw.security.certificate import PeerCertificate
-from dicomtw.security.identity import Identity
+from dicomtw.security.identity import NOT_AUTHENTICATED, Identity
 from dicomtw.security.remote import OPERATIONS, Remote
 from dicomtw.ul.items import UserIdentityType
 from dicomtw.ul.pdu import A_ASSOCIATE_RJ
@@ -38,8 +38,8 @@ IPV6 = Remote(aet="IPV6", host="2001:db8:0:0::7", check_host=True)
 NAME = Remote(aet="NAME", host="ct.example", check_host=True)
 TWICE = (
     Remote(aet="TWICE", host="192.0.2.21", check_host=True),
-    Remote(aet="TWICE", host="mr.example", check_host=True),
-    Remote(aet="TWICE", host="pet.example", check_host=True),
+    Remote(aet="TWICE", host="mr.example", check_host=True, operations=("echo",)),
+    Remote(aet="TWICE", host="pet.example", check_host=True, operations=("echo", "move")),
 )
 REMOTES = (ANYWHERE, NUMBER, IPV6, NAME, *TWICE)
 
@@ -62,7 +62,7 @@ def decide(
     calling: str = "SCU",
     called: str = "PMOD",
     address: str = "192.0.2.1",
-    addresses: frozenset[str] | None = None,
+    addresses: Mapping[str, Collection[str]] | None = None,
     *,
     any_ae: bool = False,
     any_called: bool = False,
@@ -73,7 +73,7 @@ def decide(
         ae_title="PMOD", remotes=remotes, accept_any_ae=any_ae, accept_any_called_ae=any_called
     )
     return policy.decide(
-        Requestor(calling_ae_title=calling, called_ae_title=called, address=address), addresses
+        Requestor(calling_ae_title=calling, called_ae_title=called, address=address), addresses or {}
     )
 
 
@@ -157,7 +157,8 @@ class AccessTests(SynchronousTestCase):
         names = frozenset({"mr.example", "pet.example"})
         self.assertEqual(decide("NAME"), Decision(resolve=frozenset({"ct.example"})))
         self.assertEqual(decide("TWICE"), Decision(resolve=names))
-        cases: list[tuple[str, str, set[str], A_ASSOCIATE_RJ | None, Remote | None]] = [
+        twice = {"mr.example": {"192.0.2.22"}, "pet.example": {"192.0.2.23"}}
+        cases: list[tuple[str, str, Collection[str], A_ASSOCIATE_RJ | None, Remote | None]] = [
             ("NAME", "192.0.2.8", {"192.0.2.8"}, OK, NAME),
             ("NAME", "192.0.2.8", {"192.0.2.9", "2001:db8::8", "192.0.2.8"}, OK, NAME),
             ("NAME", "::ffff:192.0.2.8", {"192.0.2.8"}, OK, NAME),
@@ -165,13 +166,17 @@ class AccessTests(SynchronousTestCase):
             ("NAME", "192.0.2.8", {"192.0.2.9"}, CALLING, None),
             ("NAME", "192.0.2.8", set(), CALLING, None),
             ("NAME", "", {"192.0.2.8"}, CALLING, None),
-            ("TWICE", "192.0.2.22", {"192.0.2.22", "192.0.2.23"}, OK, TWICE[1]),
-            ("TWICE", "192.0.2.29", {"192.0.2.22"}, CALLING, None),
+            ("TWICE", "192.0.2.22", (), OK, TWICE[1]),
+            ("TWICE", "192.0.2.23", (), OK, TWICE[2]),
+            ("TWICE", "192.0.2.29", (), CALLING, None),
         ]
-        for calling, address, addresses, rejection, remote in cases:
-            decision = decide(calling, address=address, addresses=frozenset(addresses), any_ae=True)
+        for calling, address, found, rejection, remote in cases:
+            addresses = twice if calling == "TWICE" else {"ct.example": found}
+            decision = decide(calling, address=address, addresses=addresses, any_ae=True)
             self.assertEqual((decision.rejection, decision.remote), (rejection, remote), (calling, address))
             self.assertEqual(decision.resolve, frozenset(), "names are asked for once")
+        some = decide("TWICE", address="192.0.2.23", addresses={"mr.example": {"192.0.2.22"}})
+        self.assertEqual(some, Decision(resolve=frozenset({"pet.example"})))
 
     def test_words(self) -> None:
         """Every rejection has a reason in one line, which quotes what the peer sent and escapes it."""
@@ -251,8 +256,12 @@ class NetworkTests(SynchronousTestCase):
         self.assertEqual(policy_of(named).decide(from_("192.0.2.1")), Decision(remote=named))
         elsewhere = from_("198.51.100.7")
         self.assertEqual(policy_of(named).decide(elsewhere).resolve, {"ct.example"})
-        self.assertEqual(policy_of(named).decide(elsewhere, {"198.51.100.7"}), Decision(remote=named))
-        self.assertEqual(policy_of(named).decide(elsewhere, {"198.51.100.8"}).rejection, CALLING)
+        self.assertEqual(
+            policy_of(named).decide(elsewhere, {"ct.example": {"198.51.100.7"}}), Decision(remote=named)
+        )
+        self.assertEqual(
+            policy_of(named).decide(elsewhere, {"ct.example": {"198.51.100.8"}}).rejection, CALLING
+        )
 
 
 class CertificateTests(SynchronousTestCase):
@@ -284,7 +293,8 @@ class CertificateTests(SynchronousTestCase):
             ([], OTHER, False, OK),
         ]
         for (bound, certificate, verified, rejection), any_ae in product(cases, (False, True)):
-            policy = policy_of(Remote(aet="CT", certificate=bound), accept_any_ae=any_ae)
+            remote = Remote(aet="CT", certificate=bound) if bound else Remote(aet="CT")
+            policy = policy_of(remote, accept_any_ae=any_ae)
             decision = policy.decide(from_(certificate=certificate, verified=verified))
             self.assertEqual(decision.rejection, rejection, (bound, certificate, verified))
 
@@ -304,8 +314,8 @@ class CertificateTests(SynchronousTestCase):
         right, wrong = (from_(certificate=one, verified=True) for one in (OTHER, SCANNER))
         self.assertEqual(policy.decide(wrong).rejection, CALLING)
         self.assertEqual(policy.decide(right).resolve, {"ct.example"})
-        self.assertEqual(policy.decide(right, {"192.0.2.1"}).remote, remote)
-        self.assertEqual(policy.decide(right, {"192.0.2.2"}).rejection, CALLING)
+        self.assertEqual(policy.decide(right, {"ct.example": {"192.0.2.1"}}).remote, remote)
+        self.assertEqual(policy.decide(right, {"ct.example": {"192.0.2.2"}}).rejection, CALLING)
 
     def test_words(self) -> None:
         """The reason says what was shown, in one line."""
@@ -325,33 +335,76 @@ class NumberTests(SynchronousTestCase):
         """A remote with its number of associations is told of the local limit, and no other remote is."""
         limited, other = Remote(aet="CT", max_associations=3), Remote(aet="MR")
         for number, rejection in ((0, OK), (2, OK), (3, FULL), (4, FULL)):
-            standing = Standing(associations=number)
-            decision = policy_of(limited, other).decide(from_(), None, standing)
-            self.assertEqual(decision.rejection, rejection, number)
-            self.assertEqual("'CT' has 3 associations" in decision.why, rejection is FULL)
-            self.assertEqual(policy_of(limited, other).decide(from_(calling="MR"), None, standing).why, "")
+            policy, standing = policy_of(limited, other), Standing(associations=number)
+            why = "'CT' has 3 associations, and no more are allowed to it"
+            self.assertEqual(policy.limit(limited, standing), rejection and (rejection, why), number)
+            for remote in (other, None):
+                self.assertIsNone(policy.limit(remote, standing))
 
     def test_rates(self) -> None:
         """Who asks too often, or was rejected too often, is told to come later; who has no limit is not."""
         limits = {"associations_per_minute_per_host": 60, "failed_associations_per_minute_per_host": 600}
-        policy = policy_of(Remote(aet="CT", associations_per_minute=5), Remote(aet="MR"), **limits)
+        ct, mr = Remote(aet="CT", associations_per_minute=5), Remote(aet="MR")
+        policy = policy_of(ct, mr, **limits)
         rejected = "192.0.2.1 was rejected more than 600 times a minute"
+        for remote, standing, words in (
+            (ct, Standing(), ""),
+            (ct, Standing(is_hasty=True), "more than 5 associations of 'CT' a minute"),
+            (mr, Standing(is_hasty=True), ""),
+            (None, Standing(is_hasty=True), ""),
+        ):
+            self.assertEqual(policy.limit(remote, standing), (LATER, words) if words else None)
         for standing, calling, words in (
             (Standing(), "CT", ""),
-            (Standing(is_hasty=True), "CT", "more than 5 associations of 'CT' a minute"),
-            (Standing(is_hasty=True), "MR", ""),
             (Standing(host_is_hasty=True), "MR", "192.0.2.1 has asked more than 60 times a minute"),
             (Standing(host_is_rejected=True), "MR", rejected),
             (Standing(host_is_rejected=True), "nobody", rejected),
         ):
-            decision = policy.decide(from_(calling=calling), None, standing)
+            decision = policy.decide(from_(calling=calling), standing=standing)
             self.assertEqual((decision.rejection, decision.why), (LATER if words else OK, words), standing)
 
-    def test_name_alone_costs_nothing(self) -> None:
-        """Who is not the remote learns nothing of how many associations it has."""
-        remote = Remote(aet="CT", networks=["192.0.2.0/30"], max_associations=1)
-        decision = policy_of(remote).decide(from_("192.0.2.4"), None, Standing(associations=1))
-        self.assertEqual(decision.rejection, CALLING)
+
+class UserTests(SynchronousTestCase):
+    """Remotes that are for their users only."""
+
+    def decided(self, *remotes: Remote, user: str | None, **more: Any) -> Decision:
+        """The decision once it is known who the user is."""
+        identity = None if user is None else Identity(user, UserIdentityType.USERNAME)
+        return policy_of(*remotes).decide(from_(identity=identity, is_identified=True, **more))
+
+    def test_users(self) -> None:
+        """A remote with users is for them alone, one without is for everybody."""
+        for_all, for_some = Remote(aet="CT"), Remote(aet="CT", users=("bob", "alice"))
+        for remote, user, why in (
+            (for_all, None, ""),
+            (for_all, "alice", ""),
+            (for_some, "alice", ""),
+            (for_some, "mallory", "user 'mallory': 'CT' is for its users only"),
+            (for_some, "Alice", "user 'Alice': 'CT' is for its users only"),
+            (for_some, None, "no user identity: 'CT' is for its users only"),
+        ):
+            expected = Decision(NOT_AUTHENTICATED, why) if why else Decision(remote=remote)
+            self.assertEqual(self.decided(remote, user=user), expected)
+
+    def test_not_yet(self) -> None:
+        """As long as it is not known who the user is nobody is held to be the wrong one."""
+        remote = Remote(aet="CT", users=("alice",))
+        self.assertEqual(policy_of(remote).decide(from_()), Decision(remote=remote))
+
+    def test_two_of_one_name(self) -> None:
+        """Of two remotes of one AE title it is the one whose user it has."""
+        alices, bobs = Remote(aet="CT", users=("alice",)), Remote(aet="CT", users=("bob",))
+        self.assertEqual(self.decided(alices, bobs, user="alice").remote, alices)
+        self.assertEqual(self.decided(alices, bobs, user="bob").remote, bobs)
+        self.assertEqual(self.decided(alices, bobs, user="carol").rejection, NOT_AUTHENTICATED)
+
+    def test_place(self) -> None:
+        """The right user at the wrong place is not the remote; its name is looked up for its users alone."""
+        alices = Remote(aet="CT", users=("alice",), host="192.0.2.7", check_host=True)
+        bobs = Remote(aet="CT", users=("bob",), host="ct.example", check_host=True)
+        self.assertEqual(self.decided(alices, user="alice", address="192.0.2.8").rejection, CALLING)
+        self.assertEqual(self.decided(alices, bobs, user="bob").resolve, {"ct.example"})
+        self.assertEqual(self.decided(alices, bobs, user="carol").rejection, NOT_AUTHENTICATED)
 
 
 class RefusalTests(SynchronousTestCase):
@@ -372,23 +425,12 @@ class RefusalTests(SynchronousTestCase):
     def test_remote(self) -> None:
         """A remote may do everything, unless it is told what; what else there is is no matter of it."""
         self.assertEqual(self.refused(ANYWHERE), {})
-        for allowed in ((), ("echo",), ("store", "find"), tuple(OPERATIONS)):
+        for allowed in (("echo",), ("store", "find"), tuple(OPERATIONS)):
             remote = Remote(aet="SOME", operations=tuple(allowed))
             others = [name for word, name in OPERATIONS.items() if word not in allowed]
             for any_may in (False, True):
                 found = self.refused(remote, allow_retrieve_any=any_may)
                 self.assertEqual(found, dict.fromkeys(others, "not allowed to this remote"), allowed)
-
-    def test_users(self) -> None:
-        """A remote with users is for them alone, one without is for everybody."""
-        policy = AccessPolicy(ae_title="PMOD")
-        alice = Identity("alice", UserIdentityType.USERNAME)
-        for_all, for_alice = Remote(aet="CT"), Remote(aet="CT", users=("bob", "alice"))
-        for_bob = Remote(aet="CT", users=("bob",))
-        for remote, identity in ((None, None), (for_all, None), (for_all, alice), (for_alice, alice)):
-            self.assertEqual(policy.user_refusal(remote, identity), "")
-        self.assertEqual(policy.user_refusal(for_bob, alice), "user 'alice': 'CT' is for its users only")
-        self.assertEqual(policy.user_refusal(for_bob, None), "no user identity: 'CT' is for its users only")
 
     def test_destinations(self) -> None:
         """A remote with destinations has C-MOVE send to these alone; one without, and who is none, to all."""
@@ -436,14 +478,21 @@ ADDRESSES = (
 TITLES = ("CT", "CT", "CT", "MR", "WS", "ct", "")
 BINDINGS = ("sha256:" + "ab" * 32, "subject:CN=other", "san:IP:192.0.2.7")
 OUR_NETWORKS = (network_of("192.0.2.0/28"), network_of("2001:db8::/32"))
+
+
+def remote_of(**settings: Any) -> Remote:
+    """A remote; a list that is empty is one that is not given."""
+    return Remote(**{name: value for name, value in settings.items() if value not in ((), [])})
+
+
 remotes_of_all_kinds = st.builds(
-    Remote,
+    remote_of,
     aet=st.sampled_from(("CT", "CT", "MR", "WS")),
     host=st.sampled_from(("192.0.2.1", "2001:db8::7", "ct.example")),
     check_host=st.booleans(),
     networks=st.sampled_from(((), ["192.0.2.0/29"], ["192.0.2.0/29", "2001:db8::/64"])),
     certificate=st.lists(st.sampled_from(BINDINGS), max_size=2),
-    operations=st.lists(st.sampled_from(tuple(OPERATIONS)), unique=True),
+    operations=st.lists(st.sampled_from(tuple(OPERATIONS)), unique=True, min_size=1),
     max_associations=st.sampled_from((0, 0, 3)),
     associations_per_minute=st.sampled_from((0, 0, 1)),
 )
@@ -477,7 +526,7 @@ class RightsTests(SynchronousTestCase):
         self, policy: AccessPolicy, requestor: Requestor, standing: Standing, addresses: Collection[str]
     ) -> None:
         """Who is no remote in name, place and certificate never queries, retrieves or moves anything."""
-        decision = policy.decide(requestor, addresses, standing)
+        decision = policy.decide(requestor, {"ct.example": addresses}, standing)
         self.assertEqual(decision.resolve, frozenset())
         if decision.rejection is None and any(
             not policy.refusal(decision.remote, operation) for operation in ("C-FIND", "C-GET", "C-MOVE")
@@ -499,7 +548,7 @@ class RightsTests(SynchronousTestCase):
     @given(policies, requestors, standings)
     def test_reasons(self, policy: AccessPolicy, requestor: Requestor, standing: Standing) -> None:
         """There is a reason with each rejection, and with nothing else; the answer is one of three."""
-        decision = policy.decide(requestor, None, standing)
+        decision = policy.decide(requestor, standing=standing)
         self.assertEqual(bool(decision.why), decision.rejection is not None)
         self.assertLessEqual(
             bool(decision.resolve) + bool(decision.remote) + bool(decision.rejection), 1, decision

@@ -135,13 +135,18 @@ class RegisterTests(SynchronousTestCase):
         self.assertLessEqual(len(register._asked), MAXIMUM_HOSTS)
         self.assertLessEqual(len(register._rejected), MAXIMUM_HOSTS)
 
-    def test_names(self) -> None:
-        """A remote has its number of associations a minute, and one without a number any number."""
-        register = self.register(Remote(aet="CT", associations_per_minute=2), Remote(aet="MR"))
-        self.assertEqual([register.has_limit(name) for name in ("CT", "MR", "?")], [True, False, False])
+    def test_remotes(self) -> None:
+        """A remote has its number of associations a minute, also beside another of its AE title."""
+        two, five = (Remote(aet="CT", associations_per_minute=number) for number in (2, 5))
+        remotes = (two, five, Remote(aet="MR"))
+        register = self.register(*remotes)
         for _ in range(2):
-            self.assertFalse(register.is_hasty("CT", 0.0))
-            register.accepted("CT", 0.0)
-            register.accepted("MR", 0.0)
-        self.assertEqual([register.is_hasty(name, 0.0) for name in ("CT", "MR", "?")], [True, False, False])
-        self.assertEqual([register.is_hasty("CT", now) for now in (29.9, 30.0)], [True, False])
+            self.assertFalse(register.is_hasty(two, 0.0))
+            for remote in remotes:
+                register.accepted(remote, 0.0)
+        self.assertEqual([register.is_hasty(remote, 0.0) for remote in remotes], [True, False, False])
+        for _ in range(3):
+            self.assertFalse(register.is_hasty(five, 0.0))
+            register.accepted(five, 0.0)
+        self.assertTrue(register.is_hasty(five, 0.0))
+        self.assertEqual([register.is_hasty(two, now) for now in (29.9, 30.0)], [True, False])
