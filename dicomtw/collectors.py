@@ -7,6 +7,7 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
+import stat
 import termios
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -96,12 +97,15 @@ class FileCollector:
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
         fd = os.open(self._path, flags, 0o600)
         try:
-            size = os.fstat(fd).st_size
+            status = os.fstat(fd)
+            size = status.st_size
             try:
                 view = memoryview(data)
                 while view:
                     view = view[os.write(fd, view) :]
                 _sync(fd)
+                if not size and stat.S_ISREG(status.st_mode):
+                    _sync_directory(self._path.parent)  # it may be new
             except OSError:
                 _truncate(fd, size)  # no half line, and none twice
                 raise
@@ -119,6 +123,17 @@ def _sync(fd: int) -> None:
     except OSError as fault:
         if fault.errno not in (22, 30, 95):  # EINVAL, EROFS, EOPNOTSUPP: it is no file
             raise
+
+
+def _sync_directory(directory: Path) -> None:
+    try:
+        fd = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
+    except PermissionError:
+        return  # whoever lets us write there need not let us read it
+    try:
+        _sync(fd)
+    finally:
+        os.close(fd)
 
 
 def _truncate(fd: int, size: int) -> None:
@@ -149,8 +164,7 @@ class UDPCollector:
         try:
             if self._port is None or self._datagrams.refused:
                 await self._open()
-            for entry in entries:
-                self._send(syslog_message(entry, self._name))
+            sent = self._send_all(entries)
             await deferLater(self._reactor, REFUSAL)
             if self._datagrams.refused:
                 self._refusals += 1
@@ -161,14 +175,26 @@ class UDPCollector:
         except CollectorAway:
             await self.close()
             raise
-        return len(entries)
+        return sent
 
     async def _open(self) -> None:
+        await self.close()
         host, number = self._address
         addresses = await _resolved(self._reactor, host)
         address = addresses[self._refusals % len(addresses)]
         self._datagrams = _Datagrams(address, number)
         self._port = self._reactor.listenUDP(0, self._datagrams, interface="::" if ":" in address else "")
+
+    def _send_all(self, entries: Sequence[Entry]) -> int:
+        """How many of them the socket has taken. Raises `OSError` if it takes none."""
+        for sent, entry in enumerate(entries):
+            try:
+                self._send(syslog_message(entry, self._name))
+            except BlockingIOError:
+                if not sent:
+                    raise
+                return sent
+        return len(entries)
 
     def _send(self, message: bytes) -> None:
         data, missing = datagram(message)

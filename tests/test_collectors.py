@@ -69,6 +69,29 @@ class FileTests(SynchronousTestCase):
         self.collector = FileCollector(self.path, at_once)
         self.failureResultOf(self.collector.deliver(ENTRIES[:1]), CollectorAway)
 
+    def test_synced(self) -> None:
+        """What is delivered is on the disk, and so is the name of a new file."""
+        synced: list[str] = []
+        sync = os.fdatasync
+        self.patch(os, "fdatasync", lambda fd: (synced.append(os.readlink(f"/proc/self/fd/{fd}")), sync(fd)))
+        path = os.path.abspath(self.path)
+        self.deliver(ENTRIES[:1])
+        self.assertEqual(synced, [path, os.path.dirname(path)])
+        self.deliver(ENTRIES[1:2])
+        self.assertEqual(synced[2:], [path])
+
+    def test_sync_fails(self) -> None:
+        """What may not be on the disk is to be delivered again, and not there twice."""
+
+        def fails(fd: int) -> None:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        patched = self.patch(os, "fdatasync", fails)
+        self.failureResultOf(self.collector.deliver(ENTRIES[:1]), CollectorAway)
+        patched.restore()
+        self.deliver(ENTRIES[:1])
+        self.assertEqual(self.path.read_text("utf-8").splitlines(), [ENTRIES[0].xml])
+
     def test_disk_full(self) -> None:
         """A message that does not fit leaves no half line."""
         self.deliver(ENTRIES[:1])
@@ -94,6 +117,7 @@ class DatagramTransport:
         self.connected: tuple[str, int] | None = None
         self.written: list[bytes] = []
         self.longest = 65507
+        self.room = 1000
 
     def connect(self, host: str, port: int) -> None:
         self.connected = host, port
@@ -101,6 +125,8 @@ class DatagramTransport:
     def write(self, data: bytes) -> None:
         if len(data) > self.longest:
             raise error.MessageLengthError
+        if len(self.written) >= self.room:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
         self.written.append(data)
 
 
@@ -173,6 +199,24 @@ class UDPTests(SynchronousTestCase):
         self.assertEqual(
             [port.connected for port in self.network.ports], [("192.0.2.1", 514), ("192.0.2.2", 514)]
         )
+
+    def test_buffer_full(self) -> None:
+        """If the socket takes no more what it has taken is not sent again; if it takes nothing it is away."""
+        self.successResultOf(self.deliver([]))
+        (port,) = self.network.ports
+        port.room = 30
+        self.assertEqual(self.successResultOf(self.deliver(ENTRIES[:40])), 30)
+        self.failureResultOf(self.deliver(ENTRIES[30:40]), CollectorAway)
+        self.assertEqual(port.written, [syslog_message(entry, "host") for entry in ENTRIES[:30]])
+        self.assertEqual(self.successResultOf(self.deliver(ENTRIES[30:40])), 10)
+
+    def test_refused_late(self) -> None:
+        """Behind a refusal that comes late the next messages take another socket; the old one is closed."""
+        self.successResultOf(self.deliver(ENTRIES[:1]))
+        for number in range(1, 4):
+            self.network.protocol.connectionRefused()
+            self.assertEqual(self.successResultOf(self.deliver(ENTRIES[:1])), 1)
+            self.assertEqual((len(self.network.ports), self.network.stopped), (number + 1, number))
 
     def test_closed_by_reactor(self) -> None:
         """So it is if the reactor has closed the socket for it, at the latest with the next message."""
