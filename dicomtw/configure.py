@@ -13,7 +13,7 @@ from dicomtw.security.remote import Remote
 from dicomtw.settings import ConfigError, dashed, make, settings_of
 
 #: Settings of which one on the command line takes the place of all in the file.
-_RIVALS = ({"port", "listen", "interface"}, {"accept_any_ae", "known_ae_only"})
+_RIVALS = ({"accept_any_ae", "known_ae_only"},)
 
 
 def configure(

@@ -328,7 +328,7 @@ class DicomService(Service):
             return  # a test's
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._reactor.callFromThread(self._terminate))
-        if contexts():  # else it ends the process, as it does when the terminal is closed
+        if contexts() or not os.isatty(0):  # else it ends the process when its terminal is closed
             signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(tls_listening.read_again))
 
     def _terminate(self) -> None:

@@ -163,8 +163,11 @@ def told(line: str, is_fault: bool) -> None:
 
 def read_again() -> None:
     """Read the files of all TLS in this process again, whether they seem to have changed or not."""
-    for context in contexts():
+    found = contexts()
+    for context in found:
         context.read_again()
+    if not found:
+        _log.info("there are no certificates to be read again")
 
 
 def tell_unreadable() -> None:

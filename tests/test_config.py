@@ -385,6 +385,18 @@ class PrecedenceTests(ConfigTestCase):
         (server,) = self.configured("port = 104\naet = 'FILE'", port=105).servers
         self.assertEqual((server.port, server.aet), (105, "FILE"))
 
+    def test_command_line_takes_nothing_else_away(self) -> None:
+        """What the command line does not name is as the file has it: a listener with TLS above all."""
+        listen = "listen = ['dicomtls:2762:cert=c']"
+        (server,) = self.configured(listen, port=105).servers
+        self.assertEqual((server.port, server.listen), (105, ("dicomtls:2762:cert=c",)))
+        (server,) = self.configured("port = 104\ninterface = '::1'", interface="::2").servers
+        self.assertEqual((server.port, server.interface), (104, "::2"))
+        (server,) = self.configured("port = 104\ntls = true", listen=("tcp:1",)).servers
+        self.assertEqual((server.port, server.tls, server.listen), (104, True, ("tcp:1",)))
+        fault = self.assertRaises(ConfigError, configure, self.file(listen), {"interface": "127.0.0.1"})
+        self.assertIn("--interface is for --port", str(fault))
+
     def test_what_one_server_has(self) -> None:
         """What two servers cannot share is not taken from the command line for several."""
         for option, value in (
