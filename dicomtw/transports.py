@@ -26,6 +26,7 @@ _TLS_FAULTS = {
     "alert bad certificate": "the peer does not accept our certificate",
     "alert certificate unknown": "the peer does not accept our certificate",
     "alert certificate required": "the peer wants a certificate of ours",
+    "alert internal error": "the peer does not accept our certificate, for its host name perhaps",
     "alert protocol version": "no TLS version in common",
     "alert handshake failure": "the peer has no cipher suite, or no key, in common with us",
 }
