@@ -84,9 +84,11 @@ class DicomProtocol(AssociationProtocol):
 
     def _end_trail(self, reason: Failure) -> None:
         trail = self.association.trail
+        # What becomes of an association that was proposed the association tells.
+        fault = "" if self.association.calling_ae_title else self.provider.fault
         if trail is not None:
             trail.ended()
-        elif why := self._turned_out or tls_fault(reason):
+        elif why := self._turned_out or fault or tls_fault(reason):
             self._server.entity.audit.turned_out(self._host(), why)
 
     def peer_known(self) -> None:

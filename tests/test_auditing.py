@@ -138,6 +138,30 @@ class AssociationTests(SynchronousTestCase):
         peer.protocol.connectionLost(Failure(ConnectionLost()))
         self.assertEqual(len(self.trail.messages), 1)
 
+    def test_no_proposal(self) -> None:
+        """So is who speaks something else, or says nothing for too long; who just comes and goes is not."""
+        for data in (b"", b"\1\0\0\0"):
+            peer = self.server.connect()
+            peer.protocol.dataReceived(data)
+            peer.close()
+        self.assertEqual(self.trail.messages, [])
+        self.server.connect().protocol.dataReceived(b"GET / HTTP/1.1\r\nHost: pmod\r\n\r\n")
+        self.server.connect()
+        for _ in range(5):
+            self.server.clock.advance(self.server.factory.limits.artim_timeout)
+        first, second = sorted(self.trail.messages, key=lambda message: len(message.outcome_description))
+        self.assertIn("no A-ASSOCIATE-RQ within the ARTIM time", first.outcome_description)
+        self.assertIn("PDU", second.outcome_description)
+        self.assertEqual({first.objects[0].object_id, second.objects[0].object_id}, {"192.0.2.1"})
+
+    def test_gone(self) -> None:
+        """Who does not wait for his answer is told of once."""
+        peer = self.server.connect()
+        peer.send(peer_rq(called_ae_title="OTHER"))
+        peer.protocol.dataReceived(b"?" * 10)
+        peer.close()
+        self.assertEqual(len(self.trail.messages), 1)
+
     def test_repeated(self) -> None:
         """Of many alerts about one address a few are told; then how many more there were."""
         for _ in range(TOLD + 5):
