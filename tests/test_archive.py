@@ -192,4 +192,10 @@ class FillTests(SynchronousTestCase):
             return waiting
 
         self.patch(made.disk, "call_aside", later)
-        return lambda: waits.pop(0)()
+
+        def fill() -> None:
+            (only,) = waits  # it is filled once
+            waits.clear()
+            only()
+
+        return fill

@@ -16,7 +16,7 @@ from dicomtw.dimse.messages import C_FIND_RQ, C_STORE_RQ
 from dicomtw.errors import AssociationLost, Rejected
 from dicomtw.security.audit.transfers import LONGEST
 from dicomtw.security.remote import Remote
-from dicomtw.services import retrieve
+from dicomtw.services import selection
 from dicomtw.services.query import Query
 from dicomtw.services.storage import Storage
 from dicomtw.storage.directory import DirectoryStore, Durability, OnDuplicate
@@ -275,5 +275,5 @@ class RetrievalTests(RetrieveTestCase):
         """Without an audit trail the index is not asked what is sent."""
         self.archive.fill(studies=1, series=1, instances=1)
         self.server.factory.entity = attrs.evolve(self.server.factory.entity, audit=SILENT)
-        self.patch(retrieve, "contents_of", None)
+        self.patch(selection, "contents_of", None)
         self.assertEqual(self.retrieve("GET", "STUDY", StudyInstanceUID="1.1").completed, 1)

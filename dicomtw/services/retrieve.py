@@ -19,7 +19,6 @@ from dicomtw import uids
 from dicomtw.dimse import status
 from dicomtw.errors import AssociationLost, Cancelled, DimseError, IndexFault, QueryLimit
 from dicomtw.services import (
-    FALLBACK,
     DataSetSource,
     Operation,
     Response,
@@ -28,17 +27,14 @@ from dicomtw.services import (
     SubOperations,
 )
 from dicomtw.services.bounds import DEFAULT, Bounds
-from dicomtw.services.identifier import Identifier, failed_list
+from dicomtw.services.identifier import failed_list
 from dicomtw.services.query import Settled, agreed, decoded, not_available
+from dicomtw.services.selection import Group, Selection, checked_keys, select
 from dicomtw.storage.data_set_file import open_data_set
-from dicomtw.storage.index.attributes import LEVELS, UNIQUE_KEYS
-from dicomtw.storage.index.contents import contents_of
 from dicomtw.storage.index.database import Index, Instance
-from dicomtw.storage.index.matching import KeyValue
 from dicomtw.storage.index.query import Query
 from dicomtw.transcode import CannotTranscode, transcode
 from dicomtw.ul.negotiation import AcceptedContext, Offer
-from dicomtw.ul.pdu import MAXIMUM_CONTEXTS
 
 #: Relational retrieval is supported, conversion of enhanced multi-frame images is not (PS3.4 Table C.5-3).
 _SUPPORTED: Final = (1, 0)
@@ -52,10 +48,6 @@ _BATCH: Final = 200
 _FAILURES_LOGGED: Final = 5
 #: UIDs of failed instances that are kept; an element has room for no more.
 _FAILED_KEPT: Final = 1024
-
-#: A SOP class, and a transfer syntax that instances of it are stored in.
-Kind = tuple[str, str]
-
 
 #: AE title and message ID of a C-MOVE (PS3.7 9.1.1.1.6-7).
 Originator = tuple[str, int]
@@ -149,6 +141,14 @@ class Counters:
         return self.response(status.UNABLE_TO_PERFORM_SUB_OPERATIONS, operation, "nothing could be sent")
 
 
+def _counters(operation: Operation, selection: Selection, destination: str = "") -> Counters:
+    """The counters for what is sent now, with whom the audit trail has to be told."""
+    trail = operation.trail
+    if trail is None or not selection.ids:
+        return Counters(len(selection.ids))
+    return Counters(len(selection.ids), sending=trail.sending(selection.contents, destination))
+
+
 class _Retrieval(ServiceClass):
     """What C-MOVE and C-GET share. `root` is the store's, `bounds` what they may take."""
 
@@ -161,37 +161,29 @@ class _Retrieval(ServiceClass):
     def offer(self, abstract_syntax: str) -> Offer:
         return Offer(self.transfer_syntaxes, extended_negotiation=lambda asked: agreed(asked, _SUPPORTED))
 
-    async def _selected(self, operation: Operation) -> array[int]:
-        """The ids of the instances that are asked for; raises `DimseError`."""
+    async def _selected(self, operation: Operation, *, in_groups: bool = False) -> Selection:
+        """The instances that are asked for, `in_groups` if they are; raises `DimseError`."""
         identifier = await decoded(operation)
         query = Query.of(
             identifier.level,
-            _checked_keys(identifier),
+            checked_keys(identifier),
             self._index.attributes,
             model=identifier.model,
             relational=operation.extended_negotiation[:1] == b"\1",
         )
         cursor = self._index.find(query, self._bounds.query_timeout, self._bounds.max_sub_operations)
+        is_audited = operation.trail is not None
         try:
             await self._indexing.settled()
-            return await operation.call_in_thread(cursor.instances)
+            return await operation.call_in_thread(
+                lambda: select(cursor, in_groups=in_groups, is_audited=is_audited)
+            )
         except IndexFault as fault:
             raise not_available(operation, fault, status.UNABLE_TO_CALCULATE_MATCHES) from fault
         except QueryLimit as fault:
             raise DimseError(status.UNABLE_TO_CALCULATE_MATCHES, str(fault)) from fault
         finally:
             cursor.close()  # interrupts it, if nobody waits for it any more
-
-    async def _counters(self, operation: Operation, ids: array[int], destination: str = "") -> Counters:
-        """The counters for what is sent now, with whom the audit trail has to be told."""
-        trail = operation.trail
-        if trail is None or not ids:
-            return Counters(len(ids))
-        try:
-            contents = await operation.call_in_thread(lambda: contents_of(self._index, ids))
-        except IndexFault as fault:
-            raise not_available(operation, fault, status.UNABLE_TO_CALCULATE_MATCHES) from fault
-        return Counters(len(ids), sending=trail.sending(contents, destination))
 
     async def _send(
         self,
@@ -239,10 +231,7 @@ class _Retrieval(ServiceClass):
         """
         lost = False
         for at in range(0, len(ids), _BATCH):
-            batch = ids[at : at + _BATCH]
-            instances = await self._instances(operation, batch)
-            counters.remaining -= len(batch) - len(instances)  # no longer stored
-            for instance in instances:
+            for instance in await self._instances(operation, ids[at : at + _BATCH], counters):
                 if lost:
                     counters.fail(instance)
                     continue
@@ -254,11 +243,16 @@ class _Retrieval(ServiceClass):
                 if counters.remaining and not lost:
                     yield counters.response(status.PENDING, operation)
 
-    async def _instances(self, operation: Operation, ids: array[int]) -> Sequence[Instance]:
+    async def _instances(
+        self, operation: Operation, ids: array[int], counters: Counters
+    ) -> Sequence[Instance]:
+        """The next instances; those that are no longer stored do not remain."""
         try:
-            return await operation.call_in_thread(lambda: self._index.instance(ids))
+            instances = await operation.call_in_thread(lambda: self._index.instance(ids))
         except IndexFault as fault:
             raise not_available(operation, fault, status.UNABLE_TO_PERFORM_SUB_OPERATIONS) from fault
+        counters.remaining -= len(ids) - len(instances)
+        return instances
 
 
 class Get(_Retrieval):
@@ -268,11 +262,11 @@ class Get(_Retrieval):
 
     async def c_get(self, operation: Operation) -> AsyncGenerator[Response, None]:
         """PS3.7 9.1.3: pending responses, and the final one."""
-        ids = await self._selected(operation)
-        counters = await self._counters(operation, ids)
+        selection = await self._selected(operation)
+        counters = _counters(operation, selection)
         try:
             async with aclosing(
-                self._send_all(operation, operation.sub_operations, ids, counters)
+                self._send_all(operation, operation.sub_operations, selection.ids, counters)
             ) as responses:
                 async for response in responses:
                     yield response
@@ -309,10 +303,10 @@ class Move(_Retrieval):
                 raise DimseError(
                     status.MOVE_DESTINATION_UNKNOWN, f"move destination {destination!r} is unknown"
                 )
-            ids = await self._selected(operation)
-            counters = await self._counters(operation, ids, destination)
+            selection = await self._selected(operation, in_groups=True)
+            counters = _counters(operation, selection, destination)
             try:
-                for group in await operation.call_in_thread(lambda: _groups(self._index, ids)):
+                for group in selection.groups:
                     async with aclosing(
                         self._send_group(operation, destination, group, counters)
                     ) as responses:
@@ -320,8 +314,6 @@ class Move(_Retrieval):
                             yield response
             except Cancelled:
                 yield counters.response(status.CANCEL, operation)
-            except IndexFault as fault:
-                raise not_available(operation, fault, status.UNABLE_TO_CALCULATE_MATCHES) from fault
             else:
                 yield counters.last_response(operation)
             finally:
@@ -348,7 +340,8 @@ class Move(_Retrieval):
         except AssociationLost as fault:
             operation.warn(f"move destination {destination!r}: {fault}")
             for at in range(0, len(group.ids), _BATCH):
-                for instance in await self._instances(operation, group.ids[at : at + _BATCH]):
+                ids = group.ids[at : at + _BATCH]
+                for instance in await self._instances(operation, ids, counters):
                     counters.fail(instance)
             return
         originator = operation.calling_ae_title, operation.request.message_id or 0
@@ -362,64 +355,6 @@ class Move(_Retrieval):
             association.abort("the C-MOVE it was for has ended")
             raise
         association.release()
-
-
-@attrs.frozen
-class Group:
-    """Instances to be sent on one association."""
-
-    kinds: set[Kind] = attrs.field(factory=set)
-    ids: array[int] = attrs.field(factory=lambda: array("q"))
-
-    def has_room(self, kind: Kind) -> bool:
-        """Whether there is a presentation context for `kind`, or room for one and one to fall back on."""
-        classes = {sop_class_uid for sop_class_uid, _ in self.kinds} | {kind[0]}
-        return kind in self.kinds or len(self.kinds) + 1 + len(classes) <= MAXIMUM_CONTEXTS
-
-    def contexts(self) -> list[tuple[str, tuple[str, ...]]]:
-        """What is proposed: each transfer syntax as stored, then for each class what can be made of it."""
-        classes = sorted({sop_class_uid for sop_class_uid, _ in self.kinds})
-        return [
-            *((sop_class_uid, (transfer_syntax,)) for sop_class_uid, transfer_syntax in sorted(self.kinds)),
-            *((sop_class_uid, FALLBACK) for sop_class_uid in classes),
-        ]
-
-
-def _groups(index: Index, ids: array[int]) -> list[Group]:
-    """The instances in as few groups as there have to be associations: one, as a rule."""
-    groups: list[Group] = []
-    for at in range(0, len(ids), _BATCH):
-        for instance in index.instance(ids[at : at + _BATCH]):
-            kind = instance.sop_class_uid, instance.transfer_syntax_uid
-            group = next((group for group in groups if group.has_room(kind)), None)
-            if group is None:
-                group = Group()
-                groups.append(group)
-            group.kinds.add(kind)
-            group.ids.append(instance.id)
-    return groups
-
-
-def _checked_keys(identifier: Identifier) -> dict[int, KeyValue]:
-    """The keys that name what is to be retrieved: those of other attributes have no say (PS3.4 C.4.2.2.1).
-
-    Raises `DimseError`, A900H, where the level's own is missing or has wild cards, or one of a level below
-    is there (C.4.2.1.4.1).
-    """
-    at = LEVELS.index(identifier.level)
-    keys = {tag: identifier.keys[tag] for tag in _UNIQUE_TAGS if identifier.keys.get(tag)}
-    named = keys.get(_UNIQUE_TAGS[at])
-    if not isinstance(named, str) or not named.strip("\\ ") or any(one in named for one in "*?"):
-        why = f"{UNIQUE_KEYS[identifier.level]} is missing or has wild cards"
-    elif keys.keys() & set(_UNIQUE_TAGS[at + 1 :]):
-        why = f"a key of a level below {identifier.level.value}"
-    else:
-        return keys
-    raise DimseError(status.IDENTIFIER_DOES_NOT_MATCH_SOP_CLASS, why)
-
-
-#: Of each level from the top: Patient ID, Study, Series and SOP Instance UID.
-_UNIQUE_TAGS: Final = (0x00100020, 0x0020000D, 0x0020000E, 0x00080018)
 
 
 def _open(

@@ -18,7 +18,8 @@ from dicomtw.operations import or_cancelled
 from dicomtw.requestor import RequestedAssociation
 from dicomtw.scu import SCU, Retrieval
 from dicomtw.services import Operation, ServiceClass
-from dicomtw.services.retrieve import Get, Group, Move
+from dicomtw.services.retrieve import Get, Move
+from dicomtw.services.selection import Group
 from dicomtw.services.storage import Storage
 from dicomtw.testing import MemoryServer, MemoryStore, message
 from dicomtw.transcode import encode

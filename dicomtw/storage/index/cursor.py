@@ -40,6 +40,9 @@ class Readers(Protocol):
     def check(self, ids: Sequence[int]) -> None:
         """What was read by these ids counts. Raises `IndexFault` if they are of another database."""
 
+    def note(self, ids: Sequence[int]) -> None:
+        """These are found: they are kept, and something is read by them later."""
+
 
 class Cursor:
     """The results of a query.
@@ -77,6 +80,7 @@ class Cursor:
             with self._reading() as connection:
                 if self._ids is None:
                     self._ids = self._select_ids(connection)
+                    self._readers.note(self._ids)
                 while len(self._rows) < count and self._at < len(self._ids):
                     chunk = self._ids[self._at : self._at + CHUNK]
                     self._rows.extend(self._select_rows(connection, chunk))
@@ -99,7 +103,22 @@ class Cursor:
                 ids.extend(each & _LOW for each in numbered)
                 if 0 < self._most < len(ids):
                     raise QueryLimit(f"more than {self._most} objects")
+            self._readers.note(ids)
         return ids
+
+    def look_up(self, statement: str, ids: array[int]) -> Iterator[tuple[Any, ...]]:
+        """The rows of a statement, of which these ids are the first column, in their order.
+
+        The statement lacks the list of ids, in braces. What is gone meanwhile is left out. Raises as `fetch`.
+        """
+        with self._reading() as connection:
+            for at in range(0, len(ids), CHUNK):
+                self._check()
+                chunk = ids[at : at + CHUNK]
+                marks = ", ".join("?" * len(chunk))
+                rows = {row[0]: row for row in connection.execute(statement.format(marks), chunk)}
+                self._readers.check(chunk)
+                yield from (rows[each] for each in chunk if each in rows)
 
     def close(self) -> None:
         """Nobody takes any more: `fetch` raises `Cancelled`, soon where it runs in another thread."""

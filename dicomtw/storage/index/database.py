@@ -13,9 +13,8 @@ import secrets
 import sqlite3
 import threading
 import time
-from array import array
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
@@ -26,6 +25,7 @@ from dicomtw.errors import IndexFault
 from dicomtw.storage.index import boots
 from dicomtw.storage.index.attributes import Attributes
 from dicomtw.storage.index.cursor import CHUNK, Cursor
+from dicomtw.storage.index.database_file import DatabaseFile
 from dicomtw.storage.index.files import Files
 from dicomtw.storage.index.query import Query
 from dicomtw.storage.index.record import Record
@@ -46,8 +46,6 @@ _WRITER_CACHE, _READER_CACHE = 4096, 1024
 _LOG_SIZE = 16 << 20
 
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-#: What a lost database is told by, in one line.
-_DELETED: Final = "it was deleted, moved or replaced"
 #: The row that says which is the first id, if it is not 1.
 _FIRST_ID: Final = "first-id"
 #: Ids begin at the seconds since this time, 2026-01-01, times so many: more than are entered in a second.
@@ -81,6 +79,7 @@ class Index:
     ) -> None:
         self.attributes = attributes
         self._path = path
+        self._file = DatabaseFile(path)
         self._synchronous = synchronous
         self._files = files or Files(path.parent.parent, attributes)
         self._schema = Schema(attributes)
@@ -96,12 +95,9 @@ class Index:
         self.remade = ""
         #: The lowest id that something in it may have.
         self.first_id = 0
-        #: The names of the database and of its log: text, for every transaction looks at them.
-        self._names = str(path), f"{path}-wal"
-        #: Which files it is in.
-        self._identity: tuple[int, ...] = ()
-        #: There from a read or write that found damage until the next `open`.
-        self._damaged = path.with_name(f"{path.name}.damaged")
+        #: The highest id that somebody was told, of any database that was open here.
+        self._highest = 0
+        self._highest_lock = threading.Lock()
 
     def open(self) -> bool:
         """Make the database if there is none; whether it is complete.
@@ -122,18 +118,17 @@ class Index:
             return complete
 
     def _open_or_remake(self) -> bool:
-        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         # Nor is a log that is left to get into the hands of another database.
-        if self._damaged.exists() or (self.lost and not self._path.exists()):
+        if self._file.is_marked or (self.lost and not self._file.is_there):
             self._close()
-            self._set_aside()
+            self._file.set_aside()
         try:
             return self._open()
         except sqlite3.DatabaseError as error:
             if not _is_damage(error):
                 raise
         self._close()
-        self._set_aside()
+        self._file.set_aside()
         return self._open()
 
     def close(self) -> None:
@@ -148,11 +143,12 @@ class Index:
 
     def set_complete(self, first_id: int | None = None) -> None:
         """From now on `open` says that all files are in it: in the one that has this `first_id`, if given."""
-        with self._writing() as writer:
-            if first_id not in (None, self.first_id):
-                raise IndexFault(f"{self._path}: another one has taken its place")
-            writer.set_complete()
-        self.remade = ""
+        with self._lock:
+            with self._transaction() as writer:
+                if first_id not in (None, self.first_id):
+                    raise IndexFault(f"{self._path}: another one has taken its place")
+                writer.set_complete()
+            self.remade = ""  # before another one can take its place
 
     # -- writing
 
@@ -183,10 +179,6 @@ class Index:
     def find(self, query: Query, seconds: float = 0.0, most: int = 0) -> Cursor:
         """What `query` finds, within these limits of a `Cursor`. Does not touch the disk yet."""
         return Cursor(self, query, seconds, most)
-
-    def instances(self, query: Query) -> array[int]:
-        """Ids of the instances in what `query` finds, in the order of series and Instance Number."""
-        return Cursor(self, query).instances()
 
     def instance(self, ids: Sequence[int]) -> list[Instance]:
         """The instances with these ids, in their order; those that are gone meanwhile are left out."""
@@ -226,6 +218,11 @@ class Index:
             after = rows[-1][0]
             yield [_instance(row) for row in rows]
 
+    def note(self, ids: Sequence[int]) -> None:
+        """To be called when these are found: in another database they are not to be something else."""
+        with self._highest_lock:
+            self._highest = max(self._highest, max(ids, default=0))
+
     def check(self, ids: Sequence[int]) -> None:
         """To be called when something was read by these: raises `IndexFault` if the database is another."""
         if self._connection is None or (ids and min(ids) < self.first_id):
@@ -242,8 +239,8 @@ class Index:
 
     @contextmanager
     def _connected(self) -> Iterator[sqlite3.Connection]:
-        with self._faults():
-            idle = self._idle
+        idle = self._idle
+        with self._faults(idle):
             if self._connection is None:
                 raise IndexFault("the index is closed")
             try:
@@ -266,7 +263,12 @@ class Index:
     @contextmanager
     def _writing(self) -> Iterator[Writer]:
         """A transaction that is committed in the end, unless something is raised."""
-        with self._lock, self._faults():
+        with self._lock, self._transaction() as writer:
+            yield writer
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Writer]:
+        with self._faults():
             connection, writer = self._connection, self._writer
             if connection is None or writer is None:
                 raise IndexFault("the index is closed")
@@ -286,46 +288,29 @@ class Index:
                 raise IndexFault(f"{self._path}: {self.lost}")
 
     @contextmanager
-    def _faults(self) -> Iterator[None]:
-        """Turn what goes wrong into `IndexFault`; damage is remembered for the next `open`."""
+    def _faults(self, readers: list[sqlite3.Connection] | None = None) -> Iterator[None]:
+        """Turn what goes wrong into `IndexFault`; what is lost is remembered for the next `open`.
+
+        The lock is held, but not by one of the `readers`: of those who still read what was open before nobody
+        says anything of what is open now.
+        """
         try:
             yield
         except sqlite3.Error as error:
             what = " ".join(str(error).split())
-            if _is_damage(error):
-                self.lost = what
-                self._mark_damaged()
-            else:
-                self._check_there()
+            with nullcontext() if readers is None else self._lock:
+                if not _is_damage(error):
+                    self._check_there()
+                elif readers is None or readers is self._idle:
+                    self.lost = what
+                    self._file.mark_damaged()
             raise IndexFault(f"{self._path}: {what}") from error
         except OSError as error:
             raise IndexFault(f"{self._path}: {error.strerror or error}") from error
 
     def _check_there(self) -> None:
-        """Notice that one of its files is no longer there, or another one is."""
-        try:
-            now = self._files_there()
-        except OSError:
-            return  # who knows
-        if self._identity and now != self._identity:
-            self.lost = _DELETED
-            if now[:2] == self._identity[:2]:
-                self._mark_damaged()  # without its log it may be whole, but is not up to date
-
-    def _files_there(self) -> tuple[int, ...]:
-        """Device and inode of the database and of its log."""
-        there: tuple[int, ...] = ()
-        for path in self._names:
-            try:
-                status = os.stat(path)
-            except (FileNotFoundError, NotADirectoryError):
-                continue
-            there += status.st_dev, status.st_ino
-        return there
-
-    def _mark_damaged(self) -> None:
-        with suppress(OSError):
-            self._damaged.touch(0o600)
+        """Notice that it is no longer there."""
+        self.lost = self._file.why_lost() or self.lost
 
     def _connect(self, cache: int) -> sqlite3.Connection:
         # "rw": what was deleted is not to be made by somebody who only reads.
@@ -343,8 +328,7 @@ class Index:
 
     def _open(self) -> bool:
         self._close()
-        # The log beside it gets the permissions of the file.
-        os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+        self._file.make()
         connection = self._connection = self._connect(_WRITER_CACHE)
         (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
         if mode != "wal":
@@ -373,7 +357,7 @@ class Index:
         if killed:
             self._settle(connection, killed)
         self.first_id = int(meta.get(_FIRST_ID, 0))
-        self._identity = self._files_there()
+        self._file.identify()
         self._writer = Writer(connection, self._schema, self._files, self.first_id)
         return "complete" in meta
 
@@ -402,20 +386,12 @@ class Index:
             connection.execute(f'DROP TABLE "{name}"')
         for statement in self._schema.statements:
             connection.execute(statement)
-        first_id = (int(time.time()) - _EPOCH) * _IDS_PER_SECOND
-        meta = {"layout": self._schema.fingerprint, _FIRST_ID: str(max(first_id, 0))}
+        # The clock may have been set back.
+        lowest = max(self._highest, self.first_id) + 1
+        first_id = max((int(time.time()) - _EPOCH) * _IDS_PER_SECOND, lowest)
+        meta = {"layout": self._schema.fingerprint, _FIRST_ID: str(first_id)}
         connection.executemany("INSERT INTO meta (name, value) VALUES (?, ?)", meta.items())
         return meta
-
-    def _set_aside(self) -> None:
-        """Give a damaged database another name."""
-        number = 1
-        while os.path.lexists(aside := self._path.with_name(f"{self._path.name}.corrupt-{number}")):
-            number += 1
-        for suffix in ("-wal", "-shm", ""):
-            with suppress(FileNotFoundError):
-                os.rename(f"{self._path}{suffix}", f"{aside}{suffix}")
-        self._damaged.unlink(missing_ok=True)
 
     def _close(self) -> None:
         idle, self._idle = self._idle, []

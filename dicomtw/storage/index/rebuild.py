@@ -18,7 +18,7 @@ from dicomtw.storage.stored import UNKNOWN_SERIES, UNKNOWN_STUDY
 #: Objects entered in one transaction: others who write wait no longer than for that many.
 BATCH: Final = 200
 
-#: How many files are done, and of how many; what it raises ends the filling.
+#: How many files are done, and of how many, as far as they are counted; what it raises ends the filling.
 Progress = Callable[[int, int], None]
 #: A file that is passed over, and why.
 Report = Callable[[Path, str], None]
@@ -55,13 +55,15 @@ class _Rebuilding:
         self._progress = progress
         self._report = report
         self._batch: list[Record] = []
+        self._total = 0
         self._done = self._read = self._kept = self._unreadable = self._removed = 0
 
     def run(self) -> Rebuilt:
         first_id = self._index.first_id
-        total = sum(len(names) for _, _, names in _series(self._root, _ignore))
-        self._progress(0, total)
-        for study, series, names in _series(self._root, self._pass_over):
+        for _, _, names in _series(self._root, self._say, _ignore):
+            self._total += len(names)
+        self._say()
+        for study, series, names in _series(self._root, self._say, self._pass_over):
             known = self._index.versions(study, series)
             for name in names:
                 sop_instance_uid = name.removesuffix(".dcm")
@@ -74,15 +76,19 @@ class _Rebuilding:
                 self._done += 1
                 if self._done % BATCH == 0:
                     self._flush()
-                    self._progress(self._done, max(total, self._done))
+                    self._say()
         self._flush()
         for instances in self._index.all_instances():
+            self._say()
             gone = [each.sop_instance_uid for each in instances if self._is_gone(each)]
             if gone:
                 self._removed += self._index.delete(gone, only_gone=True)
         self._index.set_complete(first_id)
         self._progress(self._done, self._done)
         return Rebuilt(self._read, self._kept, self._unreadable, self._removed)
+
+    def _say(self) -> None:
+        self._progress(self._done, max(self._total, self._done))
 
     def _enter(self, study: str, series: str, sop_instance_uid: str, mtime_ns: int | None) -> None:
         if mtime_ns is not None and mtime_ns == self._files.mtime_ns(study, series, sop_instance_uid):
@@ -110,11 +116,18 @@ class _Rebuilding:
             return False
 
 
-def _series(root: Path, pass_over: Callable[[Path, OSError], None]) -> Iterator[tuple[str, str, list[str]]]:
-    """Names of study and series directories, and of the files in them that can be objects."""
+def _series(
+    root: Path, begin: Callable[[], None], pass_over: Callable[[Path, OSError], None]
+) -> Iterator[tuple[str, str, list[str]]]:
+    """Names of study and series directories, and of the files in them that can be objects.
+
+    Before each study and each series `begin` is called.
+    """
     for study in sorted(filter(is_study, listdir(root))):  # a store that is not there is no empty one
+        begin()
         try:
             for series in _names(root / study, _is_series):
+                begin()
                 try:
                     yield study, series, _names(root / study / series, _is_object)
                 except OSError as error:

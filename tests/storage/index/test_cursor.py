@@ -204,7 +204,7 @@ class CursorTests(SynchronousTestCase):
         """Nothing is left where SQL finds something and the test nothing."""
         self.index.put([record("1.1", ImageType="AB\\C")])
         self.assertEqual(self.find(ImageType="A").fetch(1), [])
-        self.assertEqual(len(self.index.instances(query("IMAGE", ImageType="A"))), 0)
+        self.assertEqual(len(self.index.find(query("IMAGE", ImageType="A")).instances()), 0)
 
     def test_index_closed(self) -> None:
         """A query of an index that has been closed fails as one of an index that cannot be read."""

@@ -188,7 +188,7 @@ class OpenTests(Opening):
             index.counts,
             lambda: index.delete(["1.1"]),
             index.set_complete,
-            lambda: index.instances(query("STUDY")),
+            lambda: index.find(query("STUDY")).instances(),
         ):
             error = self.assertRaises(IndexFault, use)
             self.assertEqual(str(error), "the index is closed")
@@ -454,7 +454,7 @@ class UseTests(Opening):
         """Instances come in the order of the ids, without those that are gone."""
         index = self.opened()
         index.put([record(f"1.{number}") for number in range(300)])
-        ids = list(index.instances(query("STUDY")))
+        ids = list(index.find(query("STUDY")).instances())
         index.delete(["1.5"])
         instances = index.instance(ids[::-1])
         self.assertEqual(len(instances), 299)

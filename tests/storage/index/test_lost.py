@@ -11,7 +11,7 @@ from dicomtw.errors import IndexFault
 from dicomtw.storage.index import database
 from dicomtw.storage.index.database import INDEX, Index
 from dicomtw.storage.index.rebuild import BATCH, rebuild
-from tests.storage.index import query, results
+from tests.storage.index import ATTRIBUTES, query, results
 from tests.storage.index.test_rebuild import Rebuilding
 
 ALL = query("IMAGE", SOPInstanceUID="")
@@ -43,6 +43,8 @@ def replace(path: Path) -> None:
     os.rename(f"{path}.copy", path)
 
 
+#: Those after which rows can still be written: it shows when they are looked at.
+UNNOTICED = (damage,)
 LOSSES: tuple[Callable[[Path], None], ...] = (damage, delete, delete_log, delete_directory, replace)
 
 
@@ -66,7 +68,7 @@ class LostTests(Rebuilding):
             index = self.filled()
             lose(self.root / INDEX / "index.sqlite3")
             self.put("2.1")
-            if index.lost:  # where rows can still be written it shows when they are looked at
+            if lose in UNNOTICED:
                 self.assertRaises(IndexFault, results, index, ALL)
                 self.put("2.2")
             self.assertEqual(index.lost, "", lose.__name__)
@@ -87,22 +89,25 @@ class LostTests(Rebuilding):
         self.put("2.1")
         error = self.assertRaises(IndexFault, cursor.fetch, 1)
         self.assertIn("it was deleted, moved or replaced; another one is made from the files", str(error))
-        self.assertRaises(IndexFault, index.instances, ALL)
+        self.assertRaises(IndexFault, index.find(ALL).instances)
         self.rebuild()
-        self.assertEqual(len(index.instances(ALL)), 301)
+        self.assertEqual(len(index.find(ALL).instances()), 301)
 
     def test_found_before(self) -> None:
         """What was found in the one that was lost is not looked up in another, and does not end as if all."""
         index = self.filled()
-        cursor, ids = index.find(ALL), index.instances(ALL)
+        cursor, ids = index.find(ALL), index.find(ALL).instances()
         self.assertEqual(len(cursor.fetch(10)), 10)
-        delete(self.root / INDEX / "index.sqlite3")
-        self.patch(database, "_EPOCH", database._EPOCH - 1)  # as if a second had passed
-        self.put("2.1")
-        self.rebuild()
-        self.assertRaises(IndexFault, cursor.fetch, 200)
-        self.assertRaises(IndexFault, index.instance, ids[:1])
-        self.assertEqual(len(index.instance(index.instances(ALL))), 301)
+        for later in (0, -3600, 3600):  # within a second, or after the clock was set
+            delete(self.root / INDEX / "index.sqlite3")
+            self.patch(database, "_EPOCH", database._EPOCH - later)
+            self.put("2.1")
+            self.rebuild()
+            self.assertRaises(IndexFault, cursor.fetch, 200)
+            self.assertRaises(IndexFault, index.instance, ids[-1:])
+            cursor, ids = index.find(ALL), index.find(ALL).instances()
+            self.assertEqual(len(cursor.fetch(10)), 10)
+        self.assertEqual(len(index.instance(index.find(ALL).instances())), 301)
 
     def test_lost_while_it_is_filled(self) -> None:
         """One that is lost while it is filled does not count as filled."""
@@ -114,11 +119,72 @@ class LostTests(Rebuilding):
         def progress(done: int, total: int) -> None:
             if done == BATCH and path.exists():
                 path.unlink()
-                self.patch(database, "_EPOCH", database._EPOCH - 1)
 
         self.assertRaises(IndexFault, rebuild, self.root, index, progress)
         self.assertRaises(IndexFault, results, index, ALL)
         self.rebuild()
+        self.assertEqual(len(self.uids()), 301)
+
+    def test_late_reader(self) -> None:
+        """What somebody finds who still reads the one that was damaged says nothing of the new one."""
+        index = self.filled()
+        path = self.root / INDEX / "index.sqlite3"
+        with self.assertRaises(IndexFault), index.reading() as connection:
+            damage(path)
+            self.assertRaises(IndexFault, results, index, ALL)
+            self.assertNotEqual(index.lost, "")
+            self.put("2.1")
+            self.rebuild()
+            connection.execute("SELECT count(*), max(mtime_ns) FROM instance").fetchall()
+        self.assertEqual(index.lost, "")
+        self.assertEqual(len(self.uids()), 301)
+        index.close()
+        self.assertTrue(index.open())
+
+    def test_lost_when_it_is_complete(self) -> None:
+        """One that takes the place of another just when that was said to be complete is not read."""
+        index = self.filled()
+        path = self.root / INDEX / "index.sqlite3"
+        delete(path)
+        self.put("2.1")
+        lock = index._lock
+
+        class Gap:
+            """Somebody else has their turn as soon as the lock is free."""
+
+            def __enter__(gap) -> None:  # noqa: N805
+                lock.acquire()
+
+            def __exit__(gap, *_: object) -> None:  # noqa: N805
+                index._lock = lock
+                lock.release()
+                delete(path)
+                self.put("2.2")
+
+        self.rebuild()
+        index._lock = Gap()  # type: ignore[assignment]
+        index.set_complete(index.first_id)
+        self.assertNotEqual(index.remade, "")
+        self.assertRaises(IndexFault, results, index, ALL)
+
+    def test_without_its_log(self) -> None:
+        """One that is whole and not up to date is not used by the next start, who knows nothing of it."""
+        index = self.filled()
+        delete_log(self.root / INDEX / "index.sqlite3")
+        self.assertRaises(IndexFault, index.delete, ["1.1"])
+        self.assertNotEqual(index.lost, "")
+        self.assertFalse(Index(self.root / INDEX / "index.sqlite3", ATTRIBUTES, synchronous=False).open())
+
+    def test_filled_by_another(self) -> None:
+        """Who opens one that another process has filled meanwhile reads it."""
+        index, other = self.filled(), self.new_index("index.sqlite3")
+        delete(self.root / INDEX / "index.sqlite3")
+        self.put("2.1")
+        self.assertRaises(IndexFault, results, index, ALL)
+        self.assertFalse(other.open())
+        self.rebuild(other)
+        self.assertTrue(index.open())
+        self.assertEqual(index.remade, "")
         self.assertEqual(len(self.uids()), 301)
 
     def test_two_processes(self) -> None:

@@ -336,10 +336,10 @@ class ResultTests(Finding):
             ]
         )
         self.assertEqual(found(self.index, "IMAGE", "SOPInstanceUID", ImageType="ORIGINAL"), ["2.1"])
-        ids = self.index.instances(query("IMAGE", ImageType="ORIGINAL"))
+        ids = self.index.find(query("IMAGE", ImageType="ORIGINAL")).instances()
         self.assertEqual([each.sop_instance_uid for each in self.index.instance(ids)], ["2.1"])
-        self.assertEqual(len(self.index.instances(query("PATIENT", OtherPatientIDs="b"))), 3)
-        self.assertEqual(len(self.index.instances(query("PATIENT", OtherPatientIDs="ab"))), 0)
+        self.assertEqual(len(self.index.find(query("PATIENT", OtherPatientIDs="b")).instances()), 3)
+        self.assertEqual(len(self.index.find(query("PATIENT", OtherPatientIDs="ab")).instances()), 0)
 
     def test_instances(self) -> None:
         """Instances come by series and Instance Number, those without one last; with all that finds them."""
@@ -350,9 +350,9 @@ class ResultTests(Finding):
             ("IMAGE", {"SOPInstanceUID": "1.1\\1.6\\1.9"}, ["1.1", "1.6"]),
             ("STUDY", {"StudyInstanceUID": "1.2.99"}, []),
         ):
-            instances = self.index.instance(self.index.instances(query(level, **keys)))
+            instances = self.index.instance(self.index.find(query(level, **keys)).instances())
             self.assertEqual([each.sop_instance_uid for each in instances], uids)
-        (instance,) = self.index.instance(self.index.instances(query("IMAGE", SOPInstanceUID="1.5")))
+        (instance,) = self.index.instance(self.index.find(query("IMAGE", SOPInstanceUID="1.5")).instances())
         self.assertEqual(instance.parts, ("1.2.11", "1.2.22", "1.5.dcm"))
         self.assertEqual((instance.sop_class_uid, instance.transfer_syntax_uid), (MR, EXPLICIT))
 
@@ -385,7 +385,7 @@ class ResultTests(Finding):
         )
         self.index.put([each])
         self.assertEqual(found(self.index, "SERIES", "StudyInstanceUID", Modality="OT"), [None])
-        ids = self.index.instances(query("SERIES", Modality="OT"))
+        ids = self.index.find(query("SERIES", Modality="OT")).instances()
         (instance,) = self.index.instance(ids)
         self.assertEqual(instance.parts, ("unknown-study", "unknown-series", "3.1.dcm"))
 

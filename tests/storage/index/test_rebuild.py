@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import attrs
@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from dicomtw.storage.index import files
 from dicomtw.storage.index import rebuild as rebuild_module
-from dicomtw.storage.index.database import INDEX, Index
+from dicomtw.storage.index.database import INDEX, Index, Instance
 from dicomtw.storage.index.rebuild import BATCH, Rebuilt, rebuild
 from dicomtw.storage.index.record import Record, record_of
 from dicomtw.storage.part10 import FileMeta
@@ -118,7 +118,8 @@ class RebuildTests(Rebuilding):
             self.store(f"1.{number}")
         self.rebuild()
         total = 2 * BATCH + 1
-        self.assertEqual(self.progress, [(0, total), (BATCH, total), (2 * BATCH, total), (total, total)])
+        said = list(dict.fromkeys(self.progress))
+        self.assertEqual(said, [(0, 0), (0, total), (BATCH, total), (2 * BATCH, total), (total, total)])
 
     def test_others(self) -> None:
         """What is no object of the store is passed over without a word."""
@@ -250,6 +251,54 @@ class RebuildTests(Rebuilding):
         self.assertEqual(self.rebuild(), Rebuilt(5, BATCH, 0, 0))
         self.index.close()
         self.assertTrue(self.index.open())
+
+    def test_interrupted_while_listing(self) -> None:
+        """So may it while files are counted, before each directory."""
+        for number in range(6):
+            self.store(f"1.{number}", study=f"1.2.{number // 2}", series=f"1.3.{number}")
+        listed: list[Path] = []
+
+        class Stopped(Exception):
+            pass
+
+        def listdir(path: Path) -> list[str]:
+            listed.append(path)
+            return os.listdir(path)
+
+        self.patch(rebuild_module, "listdir", listdir)
+        for many in range(1, 10):
+            listed.clear()
+
+            def stop(done: int, total: int, many: int = many) -> None:
+                if len(listed) == many:
+                    raise Stopped
+
+            self.assertRaises(Stopped, rebuild, self.root, self.index, stop)
+            self.assertEqual(len(listed), many)
+
+    def test_interrupted_while_removing(self) -> None:
+        """So may it while those are removed that are gone."""
+        self.store("1.1")
+        self.rebuild()
+        self.path("1.1").unlink()
+        all_instances = self.index.all_instances
+        removing: list[int] = []
+
+        class Stopped(Exception):
+            pass
+
+        def portions() -> Iterator[list[Instance]]:
+            for portion in all_instances():
+                removing.append(len(portion))
+                yield portion
+
+        def stop(done: int, total: int) -> None:
+            if removing:
+                raise Stopped
+
+        self.patch(self.index, "all_instances", portions)
+        self.assertRaises(Stopped, rebuild, self.root, self.index, stop)
+        self.assertEqual(self.uids(), ["1.1"])
 
     def test_no_root(self) -> None:
         """A store that is not there is not taken for an empty one."""
