@@ -233,7 +233,7 @@ class AcceptedAssociation(Association):
             return None
         if failure.check(defer.TimeoutError, defer.CancelledError):
             said = "not in time"
-        elif said and not failure.check(OSError, Unavailable):
+        elif said is not None and not failure.check(OSError, Unavailable):
             self.log.failure("bug in a checker of users", failure)
         self._reject(TEMPORARY_CONGESTION, f"{who}: cannot be checked now: {said or type(error).__name__}")
         return None

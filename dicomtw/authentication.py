@@ -17,24 +17,20 @@ So no checker of Twisted's believes a name without proof. Instead of the name a 
 from __future__ import annotations
 
 import hmac
-import os
-import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from importlib import import_module
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import attrs
-from twisted.cred.checkers import ICredentialsChecker
 from twisted.cred.credentials import ICredentials, IUsernameHashedPassword, IUsernamePassword
 from twisted.cred.error import LoginFailed, UnauthorizedLogin
-from twisted.cred.strcred import InvalidAuthType, findCheckerFactories, findCheckerFactory
 from twisted.internet.defer import CancelledError, Deferred, fail, maybeDeferred
 from zope.interface import Attribute, Interface, implementer
 
 from dicomtw.security.addresses import host_of
-from dicomtw.security.identity import MAXIMUM_RESPONSE, Demand, Identity, IdentityPolicy, kind_of
-from dicomtw.threaded import InThreads
+from dicomtw.security.identity import MAXIMUM_RESPONSE, Identity, IdentityPolicy, kind_of
+from dicomtw.security.kept import unreadable
 from dicomtw.threaded import Unavailable as Unavailable  # for those who write checkers
 from dicomtw.ul.items import UserIdentityRQ, UserIdentityType
 
@@ -150,16 +146,14 @@ class Authenticated:
     response: bytes = attrs.field(default=b"", repr=False)
 
 
-class AuthFault(Exception):
-    """One line that says what is wrong with a checker string."""
-
-
 @attrs.frozen
 class Authentication:
     """How one server finds out who a user is: its rules and its checkers, which are asked one by one."""
 
     policy: IdentityPolicy
     checkers: Sequence[Any]
+    #: What they read, and what becomes of that where they no longer can.
+    files: Mapping[Path, str] = attrs.field(factory=dict)
     #: Checks under way, by the host that waits for them.
     _under_way: Counter[str] = attrs.field(factory=Counter, init=False, eq=False, repr=False)
 
@@ -181,6 +175,10 @@ class Authentication:
         if not self._under_way[host]:
             del self._under_way[host]
         return outcome
+
+    def unreadable(self) -> list[str]:
+        """Which files of the checkers cannot be read by this process, a line each. Blocks."""
+        return [f"--auth: {why}: {then}" for path, then in self.files.items() if (why := unreadable(path))]
 
     async def _check(self, item: UserIdentityRQ) -> tuple[Identity, bytes]:
         credentials = credentials_of(item)
@@ -205,8 +203,7 @@ class Authentication:
 
 def _authenticated(avatar: Any, kind: UserIdentityType) -> tuple[Identity, bytes]:
     """Whom a checker has named. Raises `LoginFailed` for nobody, `TypeError` for what is no name."""
-    name = getattr(avatar, "name", avatar)
-    response = getattr(avatar, "response", b"")
+    name, response = (avatar.name, avatar.response) if isinstance(avatar, Authenticated) else (avatar, b"")
     if isinstance(name, bytes):
         name = name.decode("utf-8", "replace")
     if not isinstance(response, bytes) or len(response) > MAXIMUM_RESPONSE:
@@ -218,82 +215,24 @@ def _authenticated(avatar: Any, kind: UserIdentityType) -> tuple[Identity, bytes
     return Identity(name, kind), response
 
 
-def reason(fault: BaseException, item: UserIdentityRQ) -> str:
-    """What a checker says about why it does not let somebody in, on one line; empty if secrets are in it."""
+def reason(fault: BaseException, item: UserIdentityRQ) -> str | None:
+    """What a checker says about why it does not let somebody in, on one line; None if secrets are in it."""
     said = str(fault)
     secrets = [item.secondary_field]
     if kind_of(item) not in (UserIdentityType.USERNAME, UserIdentityType.USERNAME_AND_PASSCODE):
         secrets.append(item.primary_field)
-    if not said or any(one and one.decode("latin-1") in said for one in secrets):
-        return ""
+    if any(spelling in said for secret in secrets if secret for spelling in _spellings(secret)):
+        return None
     return "".join(one if one.isprintable() else "?" for one in said[:100])
 
 
-# ---- checkers by their strings, as Twisted writes them -------------------------------------------------
-
-
-def checker_of(description: str) -> Any:
-    """The checker that a string such as ``scrypt:FILE`` describes; raises `AuthFault`."""
-    name, _, argument = description.partition(":")
-    try:
-        factory = findCheckerFactory(name)
-    except InvalidAuthType:
-        raise AuthFault(
-            f"--auth: no checker {name!r} is installed; there are {', '.join(_installed())}"
-        ) from None
-    if not kinds_of(factory.credentialInterfaces):
-        raise AuthFault(
-            f"--auth={name}: it checks nothing that DICOM has; there are {', '.join(_installed())}"
-        )
-    if name == "file" and argument and not os.path.isfile(argument):  # Twisted's would wait for it to come
-        raise AuthFault(f"--auth={name}: there is no file {argument}")
-    try:
-        checker = factory.generateChecker(argument)
-    except Exception as error:  # a plugin's, and it may raise anything
-        said = " ".join((str(error) or type(error).__name__).split())
-        raise AuthFault(f"--auth={name}: {said} (it takes: {_takes(factory)})") from None
-    if name == "unix":
-        _load_crypt()
-        checker = InThreads(checker)
-    if not ICredentialsChecker.providedBy(checker) or not kinds_of(checker.credentialInterfaces):
-        raise AuthFault(f"--auth={name}: the plugin has made no checker of user identities")
-    return checker
-
-
-def _load_crypt() -> None:
-    """What Twisted's checker of the users of this machine would import at the first login."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            import_module("crypt")
-    except ImportError:
-        raise AuthFault("--auth=unix: it needs the module crypt, which this Python has no longer") from None
+def _spellings(secret: bytes) -> tuple[str, ...]:
+    """How a secret may stand in a message: as text of one encoding or another, or as Python writes both."""
+    text = secret.decode("utf-8", "replace")
+    return secret.decode("latin-1"), text, repr(text)[1:-1], repr(secret)[2:-1]
 
 
 def kinds_of(interfaces: Iterable[Any]) -> frozenset[UserIdentityType]:
     """The types of user identity that credential interfaces stand for."""
     among = set(interfaces)
     return frozenset(kind for kind, ours in INTERFACES.items() if not among.isdisjoint(ours))
-
-
-def authentication_of(
-    demand: Demand, descriptions: Iterable[str], *, without_tls: bool = False
-) -> Authentication | None:
-    """How a server checks users, None if it ignores them; the checkers are made, and all they need loaded.
-
-    Raises `AuthFault`.
-    """
-    if demand is Demand.IGNORE:
-        return None
-    checkers = [checker_of(description) for description in descriptions]
-    kinds = kinds_of(one for checker in checkers for one in checker.credentialInterfaces)
-    return Authentication(IdentityPolicy(demand=demand, kinds=kinds, without_tls=without_tls), checkers)
-
-
-def _installed() -> list[str]:
-    """The types of installed checkers that can be of use here."""
-    return sorted({one.authType for one in findCheckerFactories() if kinds_of(one.credentialInterfaces)})
-
-
-def _takes(factory: Any) -> str:
-    return " ".join(str(factory.argStringFormat).split()).rstrip(".")

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from twisted.internet.testing import MemoryReactor
 
-from dicomtw.authentication import AuthFault, authentication_of
 from dicomtw.config import Configuration, Server
 from dicomtw.destinations import fault_of, limits_of, tls_of
 from dicomtw.limits import descriptors_for_connections, fit
+from dicomtw.named_checkers import AuthFault, authentication_of
 from dicomtw.proxy import server_endpoint
 from dicomtw.security.tls import TLSError
 from dicomtw.tls_listening import endpoint as tls_endpoint

@@ -15,6 +15,7 @@ from zope.interface import implementer
 
 from dicomtw.authentication import IUsername
 from dicomtw.security import passwords
+from dicomtw.security.kept import Kept
 from dicomtw.threaded import InThread, Turns
 
 
@@ -22,16 +23,16 @@ from dicomtw.threaded import InThread, Turns
 class ScryptChecker:
     """Checks names and passcodes against a file of `security.passwords`, which may change meanwhile.
 
-    Somebody who is not in the file takes as long as somebody who is. `in_thread` is by default the reactor's.
+    Somebody who is not in the file takes as long as the slowest who is. Who may no longer read the file, for
+    root has been dropped since, goes on with what was read. `in_thread` is by default the reactor's.
     """
 
     log = Logger()
     credentialInterfaces = (IUsernamePassword,)
 
     def __init__(self, path: Path, in_thread: InThread | None = None) -> None:
-        self._path = path
         self._turns = Turns(in_thread)
-        self._known: tuple[object, dict[str, passwords.Hashed]] | None = None
+        self._users = Kept(path, self._read)
 
     def requestAvatarId(self, credentials: Any) -> Deferred[bytes | tuple[()]]:
         """The name, or `UnauthorizedLogin`; anything else if the file cannot be read."""
@@ -44,26 +45,29 @@ class ScryptChecker:
 
     def _find_and_match(self, name: bytes, passcode: bytes) -> bool:
         """In a thread."""
-        users = self._users()
+        users = self._users.current()
         user = users.get(name.decode("utf-8", "replace"))
         found = (user or passwords.nobodys(users)).matches(passcode)
         return found and user is not None
 
-    def _users(self) -> dict[str, passwords.Hashed]:
-        found = self._path.stat()
-        version = found.st_ino, found.st_mtime_ns, found.st_size
-        if self._known is None or self._known[0] != version:
-            users, faults = passwords.read(self._path)
-            for fault in faults:
-                self.log.error("{fault}", fault=fault)
-            self._known = version, users
-        return self._known[1]
+    def _read(self, path: Path) -> dict[str, passwords.Hashed]:
+        users, faults = passwords.read(path)
+        for fault in faults:
+            self.log.error("{fault}", fault=fault)
+        if len({one.cost for one in users.values()}) > 1:
+            self.log.warn(
+                "{path}: passcodes are hashed at different costs, so that it shows in the time of an answer "
+                "who is a user; dicomtw passwd hashes them anew",
+                path=path,
+            )
+        return users
 
     def load(self) -> ScryptChecker:
         """Read the file; raises `OSError`, and `ValueError` for the first bad line."""
-        _, faults = passwords.read(self._path)
+        _, faults = passwords.read(self._users.path)
         if faults:
             raise ValueError(faults[0])
+        self._users.current()
         return self
 
 

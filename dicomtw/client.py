@@ -136,8 +136,9 @@ def associate(
     `security.remote.Remote`. `services` is what we perform for the peer: a storage service gets what C-GET
     asks for. Where a remote, or a peer with ``,tls``, wants TLS, it is verified, unless `tls` says otherwise.
     `user_identity` says who our user is, by default who the remote's settings say; what the peer answers, if
-    it is asked to, is the association's `user_identity_response`. Whether a passcode goes over a connection
-    without TLS is for the caller to say.
+    it is asked to, is the association's `user_identity_response`. The files that a remote's settings name are
+    read here each time: who associates often gives `tls` and `user_identity`. Whether a passcode goes over a
+    connection without TLS is for the caller to say.
     `disk` has the threads for what is read and stored; by default they are the reactor's.
     A connection that cannot be opened and a transient rejection are tried again `retries` times, after
     `retry_delay` seconds each; by default that is up to the remote, or never, and 5 seconds.
@@ -370,17 +371,17 @@ def certified_name(tls: TLS, host: str) -> str:
     return host
 
 
-def user_of(remote: Remote) -> UserIdentity | None:
+def user_of(remote: Remote, passcode: Callable[[Path], bytes] = passcode_in) -> UserIdentity | None:
     """Who our user is to a remote as its settings say; None if they do not. The file of the passcode is read.
 
-    Raises `ValueError`.
+    Blocks, where there is one. Raises `ValueError`.
     """
     if not remote.user:
         return None
     if remote.password_file is None:
         return UserIdentity.username(remote.user)
     try:
-        return UserIdentity.username_and_passcode(remote.user, passcode_in(remote.password_file))
+        return UserIdentity.username_and_passcode(remote.user, passcode(remote.password_file))
     except OSError as error:
         raise ValueError(f"cannot read {remote.password_file}: {error.strerror}") from None
 

@@ -23,13 +23,14 @@ from twisted.python.failure import Failure
 from dicomtw import tls_listening
 from dicomtw.acceptor import ApplicationEntity
 from dicomtw.archive import Archive
-from dicomtw.authentication import Authentication, AuthFault, authentication_of
+from dicomtw.authentication import Authentication
 from dicomtw.config import Configuration, Server
 from dicomtw.config import state_directory as state_directory
 from dicomtw.destinations import RemoteDestinations, limits_of
 from dicomtw.encoding import character_sets
 from dicomtw.errors import IndexFault
 from dicomtw.limits import descriptors_for_connections, fit
+from dicomtw.named_checkers import AuthFault, authentication_of
 from dicomtw.names import Names
 from dicomtw.process import Process as Process  # for those who start a service
 from dicomtw.process import StartError
@@ -222,7 +223,16 @@ class DicomService(Service):
                 self.log.warn("{line}", line=line)
         if self._owner is not None:
             tls_listening.tell_unreadable()
+            for line in self._unreadable():
+                self.log.warn("{line}", line=line)
         self._reactor.callWhenRunning(self._catch_signals)
+
+    def _unreadable(self) -> list[str]:
+        """Which files of passcodes root could read, and who we are now cannot; a line each."""
+        checked = [factory.entity.authentication for factory in self.factories]
+        found = [line for one in checked if one is not None for line in one.unreadable()]
+        found += [line for one in self._destinations for line in one.unreadable()]
+        return list(dict.fromkeys(found))
 
     def _fit_limits(self, descriptors: int) -> None:
         """No more connections than there are file descriptors for: each server has its share of them."""

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 from twisted.cred.checkers import ICredentialsChecker
+from twisted.cred.error import UnauthorizedLogin
 from twisted.internet.defer import Deferred, DeferredSemaphore, maybeDeferred
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -78,6 +79,8 @@ class InThreads:
             maybeDeferred(self._checker.requestAvatarId, credentials).addBoth(answers.append)
             (answer,) = answers
             if isinstance(answer, Failure):
+                if answer.check(UnicodeDecodeError):
+                    raise UnauthorizedLogin("the passcode is not UTF-8")
                 answer.raiseException()
             return answer
 

@@ -12,27 +12,26 @@ from twisted.cred.checkers import FilePasswordDB, ICredentialsChecker
 from twisted.cred.credentials import IAnonymous, IUsernameHashedPassword, IUsernamePassword
 from twisted.cred.error import LoginFailed, UnauthorizedLogin
 from twisted.internet.defer import CancelledError, Deferred, fail, maybeDeferred, succeed
+from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
-from dicomtw import authentication
+from dicomtw import named_checkers
 from dicomtw.authentication import (
     OF_A_HOST,
     Authenticated,
     Authentication,
-    AuthFault,
     IJSONWebToken,
     IKerberosTicket,
     ISAMLAssertion,
     IUsername,
     Unavailable,
-    authentication_of,
-    checker_of,
     credentials_of,
     reason,
 )
 from dicomtw.checkers import ScryptChecker, UsernamesChecker
+from dicomtw.named_checkers import AuthFault, authentication_of, checker_of
 from dicomtw.security.identity import Demand, Identity, IdentityPolicy
 from dicomtw.security.passwords import Hashed, put
 from dicomtw.threaded import AT_A_TIME, WAITING, InThreads
@@ -128,7 +127,13 @@ class AuthenticationTests(SynchronousTestCase):
         """An anonymous or empty name is nobody's; what is no name at all is the checker's fault."""
         for avatar in ((), b"", ""):
             self.assertIsInstance(self.failure(item(), Checker(avatar)), UnauthorizedLogin)
-        for avatar in (None, 7, Authenticated("alice", bytes(0x8001)), Authenticated("alice", None)):  # type: ignore[arg-type]
+        for avatar in (
+            None,
+            7,
+            SimpleNamespace(name="alice"),
+            Authenticated("alice", bytes(0x8001)),
+            Authenticated("alice", None),  # type: ignore[arg-type]
+        ):
             self.assertIsInstance(self.failure(item(), Checker(avatar)), TypeError)
         self.assertEqual(
             len(self.check(item(5), Checker(Authenticated("a", bytes(0x8000)), IJSONWebToken))[1]), 0x8000
@@ -170,12 +175,24 @@ class AuthenticationTests(SynchronousTestCase):
             self.assertNoResult(check("192.0.2.1"))
         self.failureResultOf(check("192.0.2.1"), Unavailable)
 
+    def test_forgets_hosts(self) -> None:
+        """Of a host for which nobody is being checked nothing is kept."""
+        made = Authentication(POLICY, [Checker(b"alice")])
+        for number in range(3):
+            self.successResultOf(made.check(item(), f"192.0.2.{number}"))
+        self.assertEqual(dict(made._under_way), {})
+
     def test_reason(self) -> None:
         """What a checker says of a login it refuses is for the log, on one line, unless it has the secret."""
         self.assertEqual(reason(LoginFailed("expired\n"), item(5)), "expired?")
         self.assertEqual(reason(LoginFailed(), item()), "")
-        self.assertEqual(reason(LoginFailed("not sesame"), item()), "")
-        self.assertEqual(reason(LoginFailed("token abc.def"), item(5, b"abc.def")), "")
+        self.assertIsNone(reason(LoginFailed("not sesame"), item()))
+        self.assertIsNone(reason(LoginFailed("token abc.def"), item(5, b"abc.def")))
+        for secret in ("pässwörd", "a\\b'c", "a\tb"):
+            asked = item(2, passcode=secret.encode())
+            for spelling in (secret, secret.encode().decode("latin-1"), repr(secret), repr(secret.encode())):
+                self.assertIsNone(reason(LoginFailed(f"bind: alice/{spelling}"), asked), spelling)
+        self.assertIsNone(reason(LoginFailed("not \xfc"), item(passcode=b"\xfc")))
         self.assertEqual(reason(LoginFailed("no alice"), item()), "no alice")
 
 
@@ -224,6 +241,24 @@ class CheckerStringTests(SynchronousTestCase):
         for text in (f"scrypt:{bad}", "memory:alice:sesame:bob"):
             self.assertNotIn("sesame", self.fault(text))
 
+    def test_unreadable(self) -> None:
+        """Which files can no longer be read is told, and what becomes of it."""
+        path = Path(self.mktemp()).absolute()
+        put(path, "alice", hashed(b"sesame"))
+        made = authentication_of(Demand.OPTIONAL, [f"scrypt:{path}", f"file:{path}", "usernames:bob"])
+        assert made is not None
+        self.assertEqual(made.unreadable(), [])
+        path.unlink()
+        (line,) = made.unreadable()
+        self.assertTrue(line.startswith(f"--auth: {path} cannot be read by user "), line)
+        for text, then in (
+            (f"scrypt:{path}", "a new one is used after a restart only"),
+            (f"file:{path}", "none of its users is let in"),
+            ("unix", "no user of this machine is let in"),
+        ):
+            self.assertEqual(named_checkers._file_of(text)[1], then)  # type: ignore[index]
+        self.assertIsNone(named_checkers._file_of("usernames:bob"))
+
     def test_of_another_kind(self) -> None:
         """A plugin whose checker takes nothing that DICOM has is refused, whatever it says of itself."""
         odd = SimpleNamespace(
@@ -232,7 +267,7 @@ class CheckerStringTests(SynchronousTestCase):
             credentialInterfaces=(IUsernamePassword,),
             generateChecker=lambda _: Checker(b"alice", IAnonymous),
         )
-        self.patch(authentication, "findCheckerFactory", lambda _: odd)
+        self.patch(named_checkers, "findCheckerFactory", lambda _: odd)
         self.assertIn("has made no checker of user identities", self.fault("odd"))
 
 
@@ -295,6 +330,30 @@ class ScryptTests(SynchronousTestCase):
         self.successResultOf(self.login(checker))
         self.path.unlink()
         self.failureResultOf(self.login(checker), FileNotFoundError)
+
+    def test_root_dropped(self) -> None:
+        """What root has read at the start is good for a server that may not read it."""
+        checker = ScryptChecker(self.path, maybeDeferred).load()
+        opened: list[Path] = []
+
+        def stat(path: Path, **more: Any) -> Any:
+            opened.append(path)
+            raise PermissionError(13, "Permission denied")
+
+        self.patch(Path, "stat", stat)
+        self.assertEqual(self.successResultOf(self.login(checker)), b"alice")
+        self.failureResultOf(self.login(checker, "alice", "other"), UnauthorizedLogin)
+        self.assertEqual(opened, [self.path] * 2)
+
+    def test_costs(self) -> None:
+        """A file in which some are checked faster than others is told of when it is read."""
+        slow = Hashed(4, 1, 1, b"salt", hashlib.scrypt(b"x", salt=b"salt", n=4, r=1, p=1, dklen=32))
+        for other, lines in ((hashed(b"x"), 0), (slow, 1)):
+            put(self.path, "bob", other)
+            with capturedLogs() as events:
+                ScryptChecker(self.path, maybeDeferred).load()
+            told = [formatEvent(event) for event in events if event["log_level"] is LogLevel.warn]
+            self.assertEqual(len([line for line in told if "at different costs" in str(line)]), lines)
 
     def test_bounded(self) -> None:
         """So many are checked at a time and so many wait; one more is told that it cannot be checked now."""
@@ -360,6 +419,11 @@ class InThreadsTests(SynchronousTestCase):
         for fault in (UnauthorizedLogin(), OSError("down")):
             checker = InThreads(Checker(fault), maybeDeferred)
             self.failureResultOf(checker.requestAvatarId(credentials_of(item())), type(fault))
+
+    def test_no_text(self) -> None:
+        """A passcode that such a checker cannot decode is a wrong one, for users that there are too."""
+        checker = InThreads(Checker(UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid")), maybeDeferred)
+        self.failureResultOf(checker.requestAvatarId(credentials_of(item())), UnauthorizedLogin)
 
     def test_users_of_the_machine(self) -> None:
         """Twisted's checker of the users of this machine is one that blocks."""

@@ -11,7 +11,7 @@ from twisted.internet.error import ConnectionDone
 from twisted.internet.error import ConnectionRefusedError as RefusedError
 from twisted.trial.unittest import SynchronousTestCase
 
-from dicomtw import client
+from dicomtw import client, destinations
 from dicomtw.acceptor import AcceptedAssociation
 from dicomtw.client import TLS, UserIdentity, user_of
 from dicomtw.config import Server
@@ -82,6 +82,43 @@ class AssociateTests(DestinationTestCase):
         )
         self.associating(self.made(self.remote(user="archive")))
         self.assertEqual(seen, [UserIdentityRQ(1, False, b"archive")])
+
+    def test_passcode_is_kept(self) -> None:
+        """The passcode that root has read at the start is good for a server that may not read it."""
+        passcode = Path(self.mktemp()).absolute()
+        passcode.write_bytes(b"sesame")
+        pin = {"tls": True, "tls_sha256": ["00" * 32]}
+        made = self.made(self.remote(user="archive", password_file=passcode, **pin))
+        self.assertEqual((made.faults(), made.unreadable()), ([], []))
+        told: list[Any] = []
+        self.patch(destinations, "associate", lambda remote, **how: told.append(how["user_identity"]))
+        reads = []
+
+        def refused(path: Path) -> Any:
+            reads.append(path)
+            raise PermissionError(13, "Permission denied", str(path))
+
+        self.patch(Path, "stat", refused)
+        made.associate("PMOD", CONTEXTS).addErrback(lambda _: None)
+        self.assertEqual(told, [UserIdentity.username_and_passcode("archive", b"sesame")])
+        self.assertEqual(reads, [passcode])
+        passcode.unlink()
+        (line,) = made.unreadable()
+        self.assertTrue(line.startswith(f"password-file {passcode} cannot be read by user "), line)
+
+    def test_passcode_is_read_aside(self) -> None:
+        """What is read for an association is read in a thread of the store's, not by the reactor."""
+        passcode = Path(self.mktemp()).absolute()
+        passcode.write_bytes(b"sesame")
+        pin = {"tls": True, "tls_sha256": ["00" * 32]}
+        calls: list[Any] = []
+        self.disk.call_aside = lambda call: calls.append(call) or Deferred()
+        found = self.made(self.remote(user="archive", password_file=passcode, **pin)).associate(
+            "PMOD", CONTEXTS
+        )
+        self.assertEqual((len(calls), self.network.tried), (1, []))
+        found.cancel()
+        self.failureResultOf(found, Cancelled)
 
     def test_no_passcode(self) -> None:
         """Without its passcode there is no association, and the start says so."""

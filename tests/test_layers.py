@@ -58,7 +58,8 @@ ARROW: dict[str, tuple[str, ...]] = {
     ),
     "threaded": (),
     "authentication": (*GROUND, "security", "ul.items", "threaded"),
-    "checkers": ("security.passwords", "threaded", "authentication"),
+    "checkers": ("security.passwords", "security.kept", "threaded", "authentication"),
+    "named_checkers": ("security.identity", "threaded", "authentication"),
     "acceptor": (
         *GROUND,
         "ul",
@@ -137,6 +138,8 @@ ARROW: dict[str, tuple[str, ...]] = {
     "destinations": (
         *GROUND,
         "security.access",
+        "security.kept",
+        "security.passwords",
         "security.remote",
         "security.tls",
         "feed",
@@ -171,6 +174,7 @@ ARROW: dict[str, tuple[str, ...]] = {
         "security",
         "archive",
         "authentication",
+        "named_checkers",
         "destinations",
         "process",
         "acceptor",
@@ -188,7 +192,7 @@ ARROW: dict[str, tuple[str, ...]] = {
     "words": ("storage", "security", "limits", "config"),
     "check": (
         "limits",
-        "authentication",
+        "named_checkers",
         "security",
         "config",
         "destinations",

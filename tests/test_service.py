@@ -239,6 +239,29 @@ class ListenTests(ServiceTestCase):
         self.assertEqual(stat.S_IMODE(self.store.stat().st_mode), 0o700)
         self.assertIn((str(self.store), 7, 8), owned)
 
+    def test_unreadable(self) -> None:
+        """Whose files of passcodes root could read, and who it runs as cannot, is told."""
+        users = self.here / "users"
+        users.write_text("")
+        self.patch(os, "chown", lambda *_, **__: None)
+        self.patch(os, "open", self.refusing(users, os.open))
+        for process, lines in ((Process({"uid": 7, "gid": 8}), 1), (Process(), 0)):
+            with capturedLogs() as events:
+                self.started(self.server(auth=[f"scrypt:{users}"]), process=process)
+            told = [event["line"] for event in events if str(users) in str(event.get("line"))]
+            self.assertEqual(len(told), lines)
+            self.assertTrue(all("cannot be read by user" in line for line in told), told)
+
+    def refusing(self, refused: Path, real: Any) -> Any:
+        """`os.open`, which may not open one file."""
+
+        def opened(path: Any, *more: Any, **named: Any) -> int:
+            if path == refused:
+                raise PermissionError(13, "Permission denied", str(path))
+            return int(real(path, *more, **named))
+
+        return opened
+
     def test_leftovers(self) -> None:
         """What earlier runs had half received is removed, and told."""
         (self.store / INCOMING).mkdir(parents=True)

@@ -422,6 +422,13 @@ class WaitingTests(UserIdentityTestCase):
         self.assertEqual(self.answer(server, ALICE), TEMPORARY_CONGESTION)
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
+    def test_bug_without_words(self) -> None:
+        """A bug is logged though the exception says nothing."""
+        server = self.server()
+        self.passcodes.fault = AssertionError()
+        self.assertEqual(self.answer(server, ALICE), TEMPORARY_CONGESTION)
+        self.assertEqual(len(self.flushLoggedErrors(AssertionError)), 1)
+
     def test_secret_in_a_bug(self) -> None:
         """What a checker says with the passcode in it is not logged."""
         server = self.server()

@@ -9,6 +9,7 @@ from argparse import Namespace
 from dicomtw.command import terminal
 from dicomtw.command.exits import Exit, Fault
 from dicomtw.security import passwords
+from dicomtw.security.passwords import line_of
 
 
 def run(arguments: Namespace) -> int:
@@ -17,7 +18,12 @@ def run(arguments: Namespace) -> int:
         passwords.check_user(arguments.user)
     except ValueError as fault:
         raise Fault(f"USER: {fault}") from None
-    passcode = _asked(arguments.user) if sys.stdin.isatty() else _read()
+    try:
+        passcode = (
+            _asked(arguments.user) if sys.stdin.isatty() else line_of(sys.stdin.buffer, "standard input")
+        )
+    except ValueError as fault:
+        raise Fault(str(fault)) from None
     if not passcode:
         raise Fault("the passcode is empty")
     is_new = passwords.put(arguments.file, arguments.user, passwords.hashed(passcode))
@@ -31,8 +37,3 @@ def _asked(user: str) -> bytes:
     if getpass.getpass("Once more: ") != first:
         raise Fault("the two are not the same")
     return first.encode()
-
-
-def _read() -> bytes:
-    """One line of standard input."""
-    return sys.stdin.buffer.readline().removesuffix(b"\n").removesuffix(b"\r")

@@ -177,6 +177,9 @@ class IdentityPolicy:
         if kind is UserIdentityType.USERNAME_AND_PASSCODE and not item.secondary_field:
             # There are directories to which an empty passcode means: do not check.
             return f"{said}: the passcode is empty"
+        if kind is UserIdentityType.USERNAME_AND_PASSCODE and b"\0" in item.secondary_field:
+            # What a checker hands to C would end there, or not be taken at all.
+            return f"{said}: the passcode has a NUL in it"
         return ""
 
 

@@ -56,10 +56,11 @@ class Hashed:
     @classmethod
     def parse(cls, text: str) -> Hashed:
         """What `str` has made; raises `ValueError`."""
-        name, *numbers, salt, key = text.split("$")
-        if name != "scrypt" or len(numbers) != 3 or not all(map(_is_number, numbers)):
-            raise ValueError("not scrypt$N$R$P$SALT$HASH")
-        n, r, p = map(int, numbers)
+        name, *parts = text.split("$")
+        if name != "scrypt" or len(parts) != 5 or not all(map(_is_number, parts[:3])):
+            raise ValueError("not USER:scrypt$N$R$P$SALT$HASH")
+        n, r, p = map(int, parts[:3])
+        salt, key = parts[3:]
         if n < 2 or n & (n - 1) or not r or not p or 128 * n * r > _MAXIMUM_MEMORY or p > _MAXIMUM_P:
             raise ValueError(f"scrypt with N={n}, R={r}, P={p} cannot be checked")
         try:

@@ -62,4 +62,6 @@ class PasswdTests(SynchronousTestCase):
         for user, said in (("al:ice", b"x\n"), ("", b"x\n"), ("alice", b"\n"), ("alice", b"")):
             fault = self.assertRaises(Fault, self.passwd, user, said)
             self.assertEqual(len(str(fault).splitlines()), 1)
+        fault = self.assertRaises(Fault, self.passwd, "alice", b"\n")
+        self.assertEqual(str(fault), "the first line of standard input is empty")
         self.assertFalse(self.path.exists())

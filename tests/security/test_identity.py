@@ -64,6 +64,12 @@ class PolicyTests(SynchronousTestCase):
         said = refusal(OPTIONAL, attrs.evolve(PASSCODE, secondary_field=b""))
         self.assertEqual(said, "user 'alice': the passcode is empty")
 
+    def test_nul(self) -> None:
+        """A passcode with a NUL is refused before any checker sees it; what else has one is its checker's."""
+        for kind, why in ((2, "user 'alice': the passcode has a NUL in it"), (3, "")):
+            asked = UserIdentityRQ(kind, False, b"alice", b"ses\0ame")
+            self.assertEqual(OPTIONAL.refusal(asked, confidential=True), why)
+
     def test_name(self) -> None:
         """A name is UTF-8, and has no control characters."""
         for name in ("Jürgen", "山田", "a b"):

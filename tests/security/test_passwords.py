@@ -69,6 +69,12 @@ class HashedTests(SynchronousTestCase):
             self.assertRaises(ValueError, Hashed.parse, text)
         Hashed.parse(f"scrypt$131072$8$64${SALT}${KEY}")  # at the limits
 
+    def test_words(self) -> None:
+        """What is no such line at all is told what one is."""
+        for text in ("sesame", "", "$6$salt$hash", f"scrypt$2$1${SALT}${KEY}", f"{QUICK}$"):
+            fault = self.assertRaises(ValueError, Hashed.parse, text)
+            self.assertEqual(str(fault), "not USER:scrypt$N$R$P$SALT$HASH")
+
     def test_nobody(self) -> None:
         """Somebody who is not in the file takes as long as the slowest who is."""
         slow = Hashed(1 << 10, 8, 2, b"salt", bytes(16))
