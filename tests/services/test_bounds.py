@@ -176,6 +176,22 @@ class BoundedRetrievalTests(RetrieveTestCase):
         fault = self.refusal("MOVE", "STUDY", StudyInstanceUID="1.1")
         self.assertEqual(fault.status, 0xA701)
 
+    def test_time_of_all(self) -> None:
+        """Finding out of what kinds that is belongs to it; C-GET need not know them."""
+        self.archive.fill(studies=1)
+        self.bound(query_timeout=30.0)
+        instances = cursor.Cursor.instances
+
+        def slow(of: cursor.Cursor) -> Any:
+            ids = instances(of)
+            of._taken = 30.1
+            return ids
+
+        self.patch(cursor.Cursor, "instances", slow)
+        fault = self.refusal("MOVE", "STUDY", StudyInstanceUID="1.1")
+        self.assertEqual((fault.status, fault.comment), (0xA701, "the query takes more than 30 seconds"))
+        self.assertEqual(self.retrieve("GET", "STUDY", StudyInstanceUID="1.1").status, 0)
+
     def test_moves(self) -> None:
         """As many C-MOVEs as there may be run at a time, one more is A702H, and when one has ended it may."""
         self.archive.fill(studies=1, series=1, instances=1)

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import os
+from array import array
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from dicomtw import uids
 from dicomtw.dimse.messages import C_GET_RQ, C_STORE_RSP, Command
-from dicomtw.errors import AssociationLost, NotConnected, OperationFailed
+from dicomtw.errors import AssociationLost, Cancelled, NotConnected, OperationFailed
 from dicomtw.operations import or_cancelled
 from dicomtw.requestor import RequestedAssociation
 from dicomtw.scu import SCU, Retrieval
-from dicomtw.services import Operation, ServiceClass
+from dicomtw.services import Operation, ServiceClass, retrieve, selection
 from dicomtw.services.retrieve import Get, Move
 from dicomtw.services.selection import Group
 from dicomtw.services.storage import Storage
+from dicomtw.storage.index.cursor import Cursor
 from dicomtw.testing import MemoryServer, MemoryStore, message
 from dicomtw.transcode import encode
 from dicomtw.ul.items import RoleSelection
@@ -305,6 +307,67 @@ class CounterTests(RetrieveTestCase):
             self.assertEqual(counts, [(0xFF00, 3, 1), (0xFF00, 2, 2), (0xFF00, 1, 3)])
             self.assertEqual(last, Retrieval(0, 4, 0, 0))
 
+    def remaining(self) -> list[tuple[int | None, int]]:
+        """What remained and what was completed, by pending response."""
+        return [(one.remaining, one.completed) for one in self.progress]
+
+    def test_gone_meanwhile(self) -> None:
+        """An object that goes while others are sent is none of those that remain."""
+        self.patch(retrieve, "_BATCH", 2)
+        for operation in MODELS:
+            self.progress.clear()
+            self.archive.fill(studies=1, series=1, instances=4)
+            waiting = self.receiver.waiting = Deferred()
+            retrieval = self.begin(operation, "STUDY", StudyInstanceUID="1.1")
+            self.server.clock.advance(0)
+            self.archive.index.delete(["1.1.1.3"])
+            self.receiver.waiting = None
+            waiting.callback(None)
+            self.server.clock.advance(0)
+            self.assertEqual(self.successResultOf(retrieval), Retrieval(0, 3, 0, 0))
+            self.assertEqual(self.remaining(), [(3, 1), (2, 2)], operation)
+
+    def test_gone_before(self) -> None:
+        """Nor is one that goes after it was selected and before anybody knows of what kind it is."""
+
+        def kinds_of(cursor: Cursor, ids: array[int]) -> Any:
+            self.archive.index.delete(["1.1.1.3"])
+            return original(cursor, ids)
+
+        original = selection.kinds_of
+        self.patch(selection, "kinds_of", kinds_of)
+        last = self.retrieve("MOVE", "STUDY", StudyInstanceUID="1.1")
+        self.assertEqual((last, self.remaining()), (Retrieval(0, 3, 0, 0), [(2, 1), (1, 2)]))
+
+    def test_gone_before_the_destination_was(self) -> None:
+        """Nor is one that goes while the destination is not reached."""
+        self.archive.fill(studies=1, series=1, instances=2)
+        self.archive.index.delete(["1.1.1.3", "1.1.1.4"])
+        for number in (1, 2):
+            self.archive.add(ct(1, 2, number, SOPClassUID=MR))
+        self.patch(selection, "MAXIMUM_CONTEXTS", 2)  # an association for each SOP class
+        associate = self.associate
+
+        def associate_or_not(title: str, contexts: Any) -> Deferred[RequestedAssociation]:
+            if self.archive.index.delete(["1.1.1.2"]):
+                return fail(NotConnected("connection refused"))
+            return associate(title, contexts)
+
+        self.patch(self, "associate", associate_or_not)
+        last = self.retrieve("MOVE", "STUDY", StudyInstanceUID="1.1")
+        self.assertEqual(last, Retrieval(0xB000, 2, 1, 0, None, ("1.1.1.1",)))
+        self.assertEqual(self.remaining(), [(1, 1)])
+
+    def test_list_of_failed(self) -> None:
+        """Of more failed ones than an element has room for, the first are listed, and all are counted."""
+        self.receiver.answers = {f"1.1.1.{number}": 0xC000 for number in range(5)}
+        for most, listed in ((2, ("1.1.1.1", "1.1.1.2")), (4, tuple(self.receiver.answers)[1:])):
+            self.patch(retrieve, "_FAILED_KEPT", most)
+            for operation in MODELS:
+                fault = self.refusal(operation, "STUDY", StudyInstanceUID="1.1")
+                self.assertEqual(fault.retrieval.failed, 4)
+                self.assertEqual(fault.retrieval.failed_sop_instance_uids, listed)
+
     def test_failures_and_warnings(self) -> None:
         """PS3.4 C.4.2.1.5: what failed is listed, what was stored with a warning is counted: B000H."""
         self.receiver.answers = {"1.1.1.1": 0xA700, "1.1.1.3": 0xB000}
@@ -428,6 +491,26 @@ class EndTests(RetrieveTestCase):
         self.assertEqual(self.successResultOf(retrieval).status, 0xFE00)
         names = [os.readlink(link) for link in Path("/proc/self/fd").iterdir() if os.path.islink(link)]
         self.assertEqual([name for name in names if name.endswith("/1.1.1.1.dcm")], [])
+
+    def test_cancel_while_it_is_looked_up(self) -> None:
+        """C-CANCEL ends what looks up the kinds of what is to be sent, in its thread."""
+        waiting: list[tuple[Deferred[Any], Any]] = []
+
+        def aside(function: Any) -> Deferred[Any]:
+            waiting.append((Deferred(), function))
+            return waiting[-1][0]
+
+        self.server.factory.entity.disk.call_aside = aside
+        retrieval = self.begin("MOVE", "STUDY", StudyInstanceUID="1.1")
+        self.server.clock.advance(0)
+        ids = array("q", (each.id for some in self.archive.index.all_instances() for each in some))
+        self.patch(Cursor, "instances", lambda _: ids)
+        (request,) = self.scu.association._requests._outstanding.values()
+        self.scu.association.cancel(request)
+        self.server.clock.advance(0)
+        self.assertEqual(self.successResultOf(retrieval).status, 0xFE00)
+        ((_, function),) = waiting
+        self.assertRaises(Cancelled, function)
 
     def test_cancel_while_connecting(self) -> None:
         """C-CANCEL before the destination is connected to sends nothing."""
