@@ -16,7 +16,7 @@ import tempfile
 from base64 import b64decode, b64encode
 from collections.abc import Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 import attrs
 
@@ -24,8 +24,8 @@ import attrs
 #: once (it keeps what is smaller).
 _N, _R, _P = 1 << 15, 8, 3
 #: Cost of what we check, in bytes and in times: a line of the file is not to take the whole machine.
-_MAXIMUM_MEMORY = 1 << 27
-_MAXIMUM_P = 64
+MAXIMUM_MEMORY: Final = 1 << 27
+MAXIMUM_P: Final = 64
 _SALT = 16
 _HASH = 32
 
@@ -61,7 +61,7 @@ class Hashed:
             raise ValueError("not USER:scrypt$N$R$P$SALT$HASH")
         n, r, p = map(int, parts[:3])
         salt, key = parts[3:]
-        if n < 2 or n & (n - 1) or not r or not p or 128 * n * r > _MAXIMUM_MEMORY or p > _MAXIMUM_P:
+        if n < 2 or n & (n - 1) or not r or not p or 128 * n * r > MAXIMUM_MEMORY or p > MAXIMUM_P:
             raise ValueError(f"scrypt with N={n}, R={r}, P={p} cannot be checked")
         try:
             one = cls(n, r, p, b64decode(salt, validate=True), b64decode(key, validate=True))
