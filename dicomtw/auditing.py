@@ -6,12 +6,15 @@ import os
 import socket
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import partial
 from pathlib import Path
+from threading import Thread
 from typing import Any, Final, TypeVar
 
-from twisted.internet.defer import Deferred
+import attrs
+from twisted.internet.defer import Deferred, DeferredList, succeed
 from twisted.internet.interfaces import IDelayedCall
-from twisted.internet.threads import deferToThread, deferToThreadPool
+from twisted.internet.threads import deferToThreadPool
 from twisted.python.threadpool import ThreadPool
 
 from dicomtw.client import TLS, certified_name
@@ -23,9 +26,10 @@ from dicomtw.encoding import character_sets
 from dicomtw.errors import DimseError
 from dicomtw.recorder import Recorder
 from dicomtw.security.access import Requestor
+from dicomtw.security.addresses import address_of
 from dicomtw.security.audit import events
 from dicomtw.security.audit.events import Events, Party, Study
-from dicomtw.security.audit.message import AuditMessage, Code, Outcome
+from dicomtw.security.audit.message import LONGEST_TEXT, AuditMessage, Code, Outcome
 from dicomtw.security.audit.queue import Queue
 from dicomtw.security.audit.repeats import WINDOW, Repeats
 from dicomtw.security.audit.target import Target
@@ -50,12 +54,16 @@ _STUDY_INSTANCE_UID: Final = 0x0020000D
 #: With these an operation is refused before any service sees it, by the rules of access.
 _BY_ACCESS: Final = (status.NOT_AUTHORIZED, status.MOVE_DESTINATION_UNKNOWN)
 
-#: Takes a message, and does not block.
+#: For threads to end when all is done, in seconds.
+_LAST: Final = 2.0
+
+#: Takes a message, and does not block; and many, that are to be made.
 Record = Callable[[AuditMessage], None]
+RecordAll = Callable[[Iterable[Callable[[], AuditMessage]]], None]
 
 
 class Auditing:
-    """Where the audit messages of servers with one state directory go, and the thread for its disk.
+    """Where the audit messages of servers with one state directory go, and the threads for their disks.
 
     `directory` is that of the queue.
     """
@@ -66,25 +74,24 @@ class Auditing:
         self.server = server
         self._target = target = Target.parse(server.audit)
         self._reactor = reactor
-        self._pool = ThreadPool(0, 1, "dicomtw-audit")
+        #: Another for the file that messages go to: that may be on a disk that hangs.
+        self._threads = [DiskThread(reactor, name) for name in ("dicomtw-audit", "dicomtw-audit-file")]
         self._host = socket.gethostname()
         self._tls = tls_of(server)
         self._audits: list[ServerAudit] = []
+        self._is_started = False
         self._recorder = Recorder(
             Queue(directory),
             self._collector(target),
-            self._in_thread,
+            self._threads[0],
             reactor,
             name=str(target),
             lost=self._lost,
         )
 
-    def _in_thread(self, function: Callable[[], T]) -> Deferred[T]:
-        return deferToThreadPool(self._reactor, self._pool, function)
-
     def _collector(self, target: Target) -> Collector:
         if target.path is not None:
-            return FileCollector(Path(os.path.abspath(target.path)), self._in_thread)
+            return FileCollector(Path(os.path.abspath(target.path)), self._threads[1])
         if target.kind == "udp":
             return UDPCollector(target.host, target.port, self._reactor, self._host)
         return TLSCollector(target.host, target.port, self._tls, self._reactor, self._host)
@@ -94,6 +101,7 @@ class Auditing:
         audit = ServerAudit(
             Events(ae_title=server.aet, host=self._host),
             self._recorder.record,
+            self._recorder.record_all,
             self._reactor,
             addresses=addresses,
             fault=(lambda: self._recorder.fault) if server.audit_required else None,
@@ -107,25 +115,53 @@ class Auditing:
 
     def start(self) -> None:
         """Open the queue and say that the servers start. Blocks; raises `OSError`."""
-        self._pool.start()
-        try:
-            self._recorder.start()
-        except OSError:
-            self._pool.stop()
-            raise
+        self._recorder.start()
+        for thread in self._threads:
+            thread.start()
+        self._is_started = True
         for audit in self._audits:
             audit.started()
 
     def stop(self) -> Deferred[None]:
         """Say that the servers have stopped, and deliver what can be delivered at once."""
-        if not self._pool.started:
-            return deferToThread(lambda: None)
+        if not self._is_started:
+            return succeed(None)
+        self._is_started = False
         for audit in self._audits:
             audit.stopped()
-        return self._recorder.stop().addBoth(lambda _: deferToThread(self._pool.stop))
+        return self._recorder.stop().addBoth(self._stop_threads)
+
+    def _stop_threads(self, result: object) -> Deferred[Any]:
+        return DeferredList([thread.stop() for thread in self._threads]).addCallback(lambda _: result)
 
     def _lost(self, count: int) -> tuple[AuditMessage, ...]:
         return self._audits[0].lost(count) if self._audits else ()
+
+
+class DiskThread:
+    """A thread for a disk. If that hangs the thread is left to end with the process."""
+
+    def __init__(self, reactor: Any, name: str) -> None:
+        self._reactor = reactor
+        self._pool = ThreadPool(0, 1, name)
+        self._pool.threadFactory = partial(Thread, daemon=True)  # type: ignore[assignment]
+
+    def __call__(self, function: Callable[[], T], /) -> Deferred[T]:
+        return deferToThreadPool(self._reactor, self._pool, function)
+
+    def start(self) -> None:
+        self._pool.start()
+
+    def stop(self) -> Deferred[None]:
+        """Fires when what it was at is done, or after a while."""
+        stopped: Deferred[None] = Deferred()
+
+        def stop() -> None:
+            self._pool.stop()
+            self._reactor.callFromThread(stopped.callback, None)
+
+        Thread(target=stop, daemon=True).start()  # for it waits
+        return stopped.addTimeout(_LAST, self._reactor, lambda *_: None)
 
 
 def tls_of(server: Server) -> TLS:
@@ -161,6 +197,7 @@ class ServerAudit:
         self,
         makes: Events,
         record: Record,
+        record_all: RecordAll,
         clock: Any,
         *,
         addresses: Mapping[str, str],
@@ -168,6 +205,7 @@ class ServerAudit:
     ) -> None:
         self.events = makes
         self.record = record
+        self.record_all = record_all
         self.clock = clock
         self.addresses = addresses
         self._fault = fault
@@ -199,11 +237,11 @@ class ServerAudit:
     def unavailable(self) -> str:
         return "" if self._fault is None else self._fault()
 
-    def established(self, requestor: Requestor) -> Trail:
+    def established(self, requestor: Requestor) -> AssociationAudit:
         party = party_of(requestor)
         if party.user:
             self.record(self.events.login(party))
-        return Trail(self, party)
+        return AssociationAudit(self, party)
 
     def rejected(self, requestor: Requestor, why: str, *, transient: bool) -> None:
         outcome = Outcome.MINOR_FAILURE if transient else Outcome.SERIOUS_FAILURE
@@ -236,12 +274,13 @@ class ServerAudit:
             self._report = self.clock.callLater(WINDOW, self._tell)
 
     def _tell_counted(self, now: float | None) -> None:
-        for address, times in self._repeats.ended(now):
-            why = f"{times} more such events {f'about {address}' if address else 'about several peers'}"
-            self.record(self.events.alert(events.NODE_AUTHENTICATION, why, Party(address=address)))
+        for host, times in self._repeats.ended(now):
+            why = f"{times} more such events {f'about {host}' if host else 'about several peers'}"
+            party = Party(address=host) if address_of(host) else Party()  # no network
+            self.record(self.events.alert(events.NODE_AUTHENTICATION, why, party))
 
 
-class Trail:
+class AssociationAudit:
     """The audit trail of one association: a `trail.AssociationTrail`."""
 
     def __init__(self, audit: ServerAudit, party: Party) -> None:
@@ -270,7 +309,7 @@ class Trail:
     def received(self, stored: Stored, sop_class_uid: str) -> None:
         transfers = self._stored if stored.journal is not None else self._held_before
         found = stored.found
-        key = stored.study, found.get(_PATIENT_ID)
+        key = stored.study, found.get(_PATIENT_ID, b"")[:LONGEST_TEXT]
         due = transfers.add(key, lambda: study_of(stored), sop_class_uid, self._audit.clock.seconds())
         if due is not None:
             self._tell(due, transfers)
@@ -320,20 +359,35 @@ class _Sending:
                 accession_number=content.accession_number,
             )
             planned.setdefault(content.directory, Counter())[content.sop_class_uid] += content.count
-        for directory, instances in planned.items():
-            study = self._studies[directory]
-            audit.record(audit.events.begin_transferring(requestor, destination, study, instances))
+        makes = self._now()
+        audit.record_all(
+            partial(makes.begin_transferring, requestor, destination, self._studies[directory], instances)
+            for directory, instances in planned.items()
+        )
+
+    def _now(self) -> Events:
+        """Makes messages of what happens now, if it be later."""
+        now = self._audit.events.now()
+        return attrs.evolve(self._audit.events, now=lambda: now)
 
     def sent(self, directory: str, sop_class_uid: str, *, success: bool) -> None:
         counts = self._sent if success else self._failed
         counts.setdefault(directory, Counter())[sop_class_uid] += 1
 
     def ended(self) -> None:
+        makes = self._now()
         for counts, failed in ((self._sent, False), (self._failed, True)):
-            for directory, instances in counts.items():
+            self._audit.record_all(
                 # What came meanwhile was not among what was to be sent.
-                study = self._studies.get(directory) or Study(study_instance_uid=directory)
-                self._audit.record(self._audit.events.sent(*self._parties, study, instances, failed=failed))
+                partial(
+                    makes.sent,
+                    *self._parties,
+                    self._studies.get(directory) or Study(study_instance_uid=directory),
+                    instances,
+                    failed=failed,
+                )
+                for directory, instances in counts.items()
+            )
             counts.clear()
 
 
@@ -353,7 +407,8 @@ def study_of(stored: Stored) -> Study:
     terms = character_sets.terms_of(found.get(_SPECIFIC_CHARACTER_SET))
 
     def text(tag: int, vr: str) -> str:
-        return text_of(found.get(tag, b""), vr, terms)
+        # What is gathered is kept as long as the association.
+        return text_of(found.get(tag, b""), vr, terms)[:LONGEST_TEXT]
 
     return Study(
         study_instance_uid=text(_STUDY_INSTANCE_UID, "UI") or stored.study,

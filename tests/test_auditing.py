@@ -5,25 +5,28 @@ from __future__ import annotations
 import base64
 import errno
 import os
+import threading
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import attrs
 from OpenSSL import SSL
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import ConnectionLost
 from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import capturedLogs
 from twisted.python.failure import Failure
-from twisted.python.threadpool import ThreadPool
 from twisted.trial.unittest import SynchronousTestCase
 
 from dicomtw import auditing, uids
 from dicomtw.acceptor import LOGIN_PAUSE, TEMPORARY_CONGESTION
-from dicomtw.auditing import QUEUE, Auditing, ServerAudit
+from dicomtw.auditing import QUEUE, Auditing, DiskThread, ServerAudit
 from dicomtw.config import Server
 from dicomtw.errors import Rejected
 from dicomtw.limits import Limits
+from dicomtw.recorder import PORTION
 from dicomtw.security.access import Requestor
 from dicomtw.security.audit import events
 from dicomtw.security.audit.events import Events
@@ -32,6 +35,7 @@ from dicomtw.security.audit.repeats import TOLD, WINDOW
 from dicomtw.security.certificate import PeerCertificate
 from dicomtw.security.identity import Demand
 from dicomtw.services.verification import Verification
+from dicomtw.storage.content import Content
 from dicomtw.testing import MemoryServer, associate_rq, at_once
 from tests.security.audit.schema import faults_of
 from tests.test_association import c_echo_rq
@@ -46,6 +50,10 @@ class Trail:
     def __init__(self, test: SynchronousTestCase) -> None:
         self._test = test
         self.messages: list[AuditMessage] = []
+
+    def all(self, made: Iterable[Callable[[], AuditMessage]]) -> None:
+        for make in made:
+            self(make())
 
     def __call__(self, message: AuditMessage) -> None:
         self._test.assertEqual(faults_of(message.xml()), [])
@@ -69,7 +77,12 @@ def audited(test: SynchronousTestCase, server: MemoryServer, **more: Any) -> Tra
     """The audit trail of a server, kept from now on."""
     trail = Trail(test)
     audit = ServerAudit(
-        Events(ae_title="PMOD", process_id="1", host="h"), trail, server.clock, addresses={}, **more
+        Events(ae_title="PMOD", process_id="1", host="h"),
+        trail,
+        trail.all,
+        server.clock,
+        addresses={},
+        **more,
     )
     server.factory.entity = attrs.evolve(server.factory.entity, audit=audit)
     return trail
@@ -176,6 +189,22 @@ class AssociationTests(SynchronousTestCase):
         self.assertEqual(len(self.trail.messages), TOLD + 2)
         self.assertEqual(self.server.clock.getDelayedCalls(), [])
 
+    def test_repeated_later(self) -> None:
+        """That is told of one after the other, each when its own time is over."""
+        audit: Any = self.server.factory.entity.audit
+        audit.turned_out("192.0.2.1", "too many")
+        self.server.clock.advance(WINDOW / 2)
+        for number in range(TOLD + 3):
+            audit.turned_out(f"2001:db8::{number}", "too many")
+        for _ in range(3):
+            self.assertEqual(len(self.trail.messages), TOLD + 1)
+            self.server.clock.advance(WINDOW / 2)
+        self.assertEqual(
+            self.trail.messages[-1].outcome_description, "3 more such events about 2001:db8::/64"
+        )
+        self.server.clock.advance(WINDOW)
+        self.assertEqual(self.server.clock.getDelayedCalls(), [])
+
     def test_start_and_stop(self) -> None:
         """The server starts and stops; what was only counted is told before the end."""
         audit: Any = self.server.factory.entity.audit
@@ -261,6 +290,68 @@ class UserTests(UserIdentityTestCase):
         self.assertEqual(trail.kinds, ["110126"])
 
 
+class NoThread(DiskThread):
+    """Does at once what a thread should, unless its disk hangs."""
+
+    hangs = frozenset[str]()
+
+    def __init__(self, reactor: Any, name: str) -> None:
+        self._name = name
+
+    def __call__(self, function: Callable[[], Any], /) -> Deferred[Any]:
+        return Deferred() if self._name in self.hangs else at_once(function)
+
+    def start(self) -> None:
+        pass
+
+    def stop(self) -> Deferred[None]:
+        return succeed(None)
+
+
+class DiskThreadTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.reactor: Any = MemoryReactorClock()
+        self.reactor.callFromThread = self.called
+        self.reached = threading.Event()
+        self.calls: list[Callable[[], Any]] = []
+
+    def called(self, function: Callable[..., Any], *given: Any) -> None:
+        self.calls.append(lambda: function(*given))
+        self.reached.set()
+
+    def come(self) -> None:
+        """Do what the thread asks the reactor for next."""
+        self.assertTrue(self.reached.wait(10))
+        self.reached.clear()
+        self.calls.pop(0)()
+
+    def test_done(self) -> None:
+        """What it was at is done before it stops; it keeps no process alive."""
+        thread = DiskThread(self.reactor, "disk")
+        found = thread(lambda: threading.current_thread().daemon)
+        thread.start()
+        self.come()
+        self.assertTrue(self.successResultOf(found))
+        stopping = thread.stop()
+        self.come()
+        self.successResultOf(stopping)
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+    def test_hangs(self) -> None:
+        """Where that hangs nobody waits for it."""
+        thread = DiskThread(self.reactor, "disk")
+        thread.start()
+        disk = threading.Event()
+        hanging = thread(disk.wait)
+        stopping = thread.stop()
+        self.assertNoResult(stopping)
+        self.reactor.advance(auditing._LAST)
+        self.successResultOf(stopping)
+        disk.set()
+        self.come()
+        self.assertTrue(self.successResultOf(hanging))
+
+
 class AuditingTests(SynchronousTestCase):
     """The whole of it, to a file."""
 
@@ -268,10 +359,7 @@ class AuditingTests(SynchronousTestCase):
         self.path = Path(self.mktemp())
         self.directory = Path(self.mktemp()) / QUEUE
         self.reactor = MemoryReactorClock()
-        self.patch(auditing, "deferToThreadPool", lambda reactor, pool, function: at_once(function))
-        self.patch(auditing, "deferToThread", at_once)
-        self.patch(ThreadPool, "start", lambda pool: setattr(pool, "started", True))
-        self.patch(ThreadPool, "stop", lambda pool: setattr(pool, "started", False))
+        self.patch(auditing, "DiskThread", NoThread)
 
     def auditing(self, **settings: Any) -> Auditing:
         settings.setdefault("audit", f"file:{self.path}")
@@ -324,6 +412,57 @@ class AuditingTests(SynchronousTestCase):
         server.associate()
         self.successResultOf(made.stop())
         self.assertEqual([faults_of(line) for line in self.path.read_text("utf-8").splitlines()], [[]] * 4)
+
+    def test_many_studies(self) -> None:
+        """Of a retrieval of many studies some are told of at once, the others in turns, with its time."""
+        made = self.auditing()
+        audit = made.audit_of(made.server, {})
+        made.start()
+        requestor = Requestor(calling_ae_title="WS", called_ae_title="PMOD")
+        contents = [
+            Content(
+                directory=f"1.{number}",
+                study_instance_uid=f"1.{number}",
+                patient_id="P",
+                patient_name="",
+                accession_number="",
+                sop_class_uid="1.2",
+                count=1,
+            )
+            for number in range(3 * PORTION)
+        ]
+        sending = audit.established(requestor).sending(contents)
+        for content in contents:
+            sending.sent(content.directory, "1.2", success=True)
+        self.assertEqual(len(self.path.read_text("utf-8").splitlines()), 1 + PORTION)
+        sending.ended()
+        audit.rejected(requestor, "no", transient=True)
+        for _ in range(10):
+            self.reactor.advance(0)
+        lines = self.path.read_text("utf-8").splitlines()
+        begun = [line for line in lines if "Begin Transferring" in line]
+        self.assertEqual((len(lines), len(begun)), (2 + 6 * PORTION, 3 * PORTION))
+        self.assertLess(lines.index(begun[-1]), 2 + 3 * PORTION)
+        self.assertEqual(len({line.partition('EventDateTime="')[2][:23] for line in begun}), 1)
+        self.successResultOf(made.stop())
+
+    def test_target_hangs(self) -> None:
+        """A target file on a disk that hangs stops neither the queue nor the end; its messages stay."""
+        self.patch(NoThread, "hangs", frozenset(["dicomtw-audit-file"]))
+        made = self.auditing()
+        made.audit_of(made.server, {})
+        made.start()
+        stopping = made.stop()
+        for _ in range(20):
+            self.reactor.advance(1)
+        self.successResultOf(stopping)
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+        self.assertFalse(self.path.exists())
+        self.patch(NoThread, "hangs", frozenset())
+        made = self.auditing()
+        made.start()
+        self.assertEqual(len(self.path.read_text("utf-8").splitlines()), 2)
+        self.successResultOf(made.stop())
 
     def test_not_started(self) -> None:
         """What was never started can be stopped."""

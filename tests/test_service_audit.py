@@ -9,18 +9,17 @@ from unittest.mock import patch
 from dicomtw import auditing
 from dicomtw.config import Configuration
 from dicomtw.security.audit.queue import Queue
-from dicomtw.testing import at_once
 from dicomtw.trail import SILENT
 from dicomtw.words import describe, warnings_of
 from tests.security.audit.schema import faults_of
+from tests.test_auditing import NoThread
 from tests.test_service import ServiceTestCase
 
 
 class AuditTests(ServiceTestCase):
     def setUp(self) -> None:
         super().setUp()
-        self.patch(auditing, "deferToThreadPool", lambda reactor, pool, function: at_once(function))
-        self.patch(auditing, "deferToThread", at_once)
+        self.patch(auditing, "DiskThread", NoThread)
         self.file = self.here / "audit.xml"
 
     def settings(self, **more: Any) -> dict[str, Any]:
