@@ -14,7 +14,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from dicomtw import uids
 from dicomtw.dimse.messages import C_FIND_RQ, C_STORE_RQ
 from dicomtw.errors import AssociationLost, Rejected
-from dicomtw.security.audit.transfers import LONGEST
+from dicomtw.security.audit.events import Study
+from dicomtw.security.audit.message import LONGEST_TEXT
+from dicomtw.security.audit.transfers import LONGEST, Transfers
 from dicomtw.security.remote import Remote
 from dicomtw.services import selection
 from dicomtw.services.query import Query
@@ -122,6 +124,23 @@ class StorageTests(SynchronousTestCase):
         self.send(peer, instance)
         peer.close()
         self.assertEqual(self.trail.studies(SENT), [("unknown-study", "", {CT: 1})])
+
+    def test_long_texts(self) -> None:
+        """What is kept of a study until it is told of is cut."""
+        added: list[tuple[Any, Study]] = []
+        add = Transfers.add
+        self.patch(
+            Transfers,
+            "add",
+            lambda it, key, study, *given: (added.append((key, study())), add(it, key, study, *given))[1],
+        )
+        peer = self.associated()
+        long = "x" * 16000
+        self.send(peer, ct(1, PatientID=long, PatientName=long, AccessionNumber=long))
+        self.flushWarnings()  # of pydicom, about their lengths
+        ((key, study),) = added
+        for text in (key[1], study.patient_id, study.patient_name, study.accession_number):
+            self.assertEqual(len(text), LONGEST_TEXT)
 
     def test_long(self) -> None:
         """An association that goes on and on is told of meanwhile."""
