@@ -9,6 +9,7 @@ from pathlib import Path
 
 from dicomtw.errors import IndexFault
 from dicomtw.storage.index import database
+from dicomtw.storage.index.contents import kinds_of
 from dicomtw.storage.index.database import INDEX, Index
 from dicomtw.storage.index.rebuild import BATCH, rebuild
 from tests.storage.index import ATTRIBUTES, query, results
@@ -61,6 +62,12 @@ class LostTests(Rebuilding):
     def put(self, uid: str) -> None:
         self.index.put([self.record(self.store(uid))])
 
+    def lose(self) -> None:
+        """Delete it, and make it anew."""
+        delete(self.root / INDEX / "index.sqlite3")
+        self.put("2.1")
+        self.rebuild()
+
     def test_put(self) -> None:
         """What is entered then is in a new one at once, what was before when it is filled; all that lasts."""
         for lose in LOSSES:
@@ -96,17 +103,16 @@ class LostTests(Rebuilding):
     def test_found_before(self) -> None:
         """What was found in the one that was lost is not looked up in another, and does not end as if all."""
         index = self.filled()
-        cursor, ids = index.find(ALL), index.find(ALL).instances()
-        self.assertEqual(len(cursor.fetch(10)), 10)
         for later in (0, -3600, 3600):  # within a second, or after the clock was set
-            delete(self.root / INDEX / "index.sqlite3")
-            self.patch(database, "_EPOCH", database._EPOCH - later)
-            self.put("2.1")
-            self.rebuild()
-            self.assertRaises(IndexFault, cursor.fetch, 200)
-            self.assertRaises(IndexFault, index.instance, ids[-1:])
-            cursor, ids = index.find(ALL), index.find(ALL).instances()
+            cursor = index.find(ALL)
             self.assertEqual(len(cursor.fetch(10)), 10)
+            self.lose()
+            self.assertRaises(IndexFault, cursor.fetch, 200)
+            ids = index.find(ALL).instances()
+            self.patch(database, "_EPOCH", database._EPOCH - later)
+            self.lose()
+            self.assertRaises(IndexFault, index.instance, ids[-1:])
+            self.assertRaises(IndexFault, list, kinds_of(index.find(ALL), ids[-1:]))
         self.assertEqual(len(index.instance(index.find(ALL).instances())), 301)
 
     def test_lost_while_it_is_filled(self) -> None:
@@ -173,7 +179,11 @@ class LostTests(Rebuilding):
         delete_log(self.root / INDEX / "index.sqlite3")
         self.assertRaises(IndexFault, index.delete, ["1.1"])
         self.assertNotEqual(index.lost, "")
-        self.assertFalse(Index(self.root / INDEX / "index.sqlite3", ATTRIBUTES, synchronous=False).open())
+        killed = self.root / "killed" / INDEX  # what is there if the server ends here
+        shutil.copytree(self.root / INDEX, killed, ignore=shutil.ignore_patterns("*-shm"))
+        other = Index(killed / "index.sqlite3", ATTRIBUTES, synchronous=False)
+        self.addCleanup(other.close)
+        self.assertFalse(other.open())
 
     def test_filled_by_another(self) -> None:
         """Who opens one that another process has filled meanwhile reads it."""
