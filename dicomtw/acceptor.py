@@ -172,7 +172,7 @@ class AcceptedAssociation(Association):
 
     def _is_waiting(self) -> bool:
         """Whether the requestor has neither left nor been turned out while something was found out of it."""
-        return self.provider.state == State.Sta3 and not self.ended
+        return not self.ended
 
     def _resolved(self, addresses: dict[str, frozenset[str]], rq: A_ASSOCIATE_RQ) -> None:
         if self._is_waiting():

@@ -38,7 +38,7 @@ from dicomtw.services.verification import Verification
 from dicomtw.testing import MemoryServer, Peer, associate_rq, at_once
 from dicomtw.trail import SILENT
 from dicomtw.ul.items import UserIdentityAC, UserIdentityRQ
-from dicomtw.ul.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RJ
+from dicomtw.ul.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RJ, A_RELEASE_RQ
 
 ARTIM = Limits().artim_timeout
 ALICE = UserIdentityRQ(2, False, b"alice", b"sesame")
@@ -396,6 +396,18 @@ class WaitingTests(UserIdentityTestCase):
         self.audit.fault = "the audit trail cannot be written"
         self.passcodes.waiting[0].callback(b"alice")
         self.assertEqual(self.peer.received(), [TEMPORARY_CONGESTION])
+        self.assertEqual((self.audit.failed, len(self.audit.others)), ([], 1))
+
+    def test_answer_to_who_breaks_the_protocol(self) -> None:
+        """Nor is somebody accepted who was aborted for what he sent meanwhile."""
+        server = self.server()
+        self.assertIsNone(self.answer(server, ALICE))
+        self.peer.send(A_RELEASE_RQ())
+        (abort,) = self.peer.received()
+        self.assertEqual(type(abort).__name__, "A_ABORT")
+        self.passcodes.waiting[0].callback(b"alice")
+        self.assertEqual(server.factory.associations, set())
+        self.assertEqual(self.peer.received(), [])
 
     def test_turned_out(self) -> None:
         """A server that stops meanwhile accepts nobody."""
