@@ -119,7 +119,8 @@ def never_reads(member: Member) -> Case:
         asked = command(0x0010, {0x0002: GET, 0x0110: 9, 0x0700: 0}, True)
         scene.send(message(1, asked, identifier("STUDY", member.series[0].study)))
         began = time.monotonic()
-        cut = scene.peer.is_cut(1.2 * member.place.dimse + 2.5)
+        # The A-ABORT is not read either: it has the ARTIM time to be, and then some seconds to be sent.
+        cut = scene.peer.is_cut(1.2 * member.place.dimse + member.place.artim + 5.0)
         seconds = time.monotonic() - scene.peer.began
         if not cut:
             cut = scene.peer.closed_after(seconds + 2.0) is not None
