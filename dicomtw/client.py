@@ -60,6 +60,10 @@ def _fingerprints(written: Iterable[str]) -> tuple[str, ...]:
     return tuple(map(sha256_from, written))
 
 
+def _path(given: str | Path | None) -> Path | None:
+    return None if given is None else Path(given)
+
+
 @attrs.frozen(kw_only=True, slots=False)
 class TLS:
     """TLS to a peer: who certifies it, and our own certificate for those who ask; all files are PEM.
@@ -70,9 +74,11 @@ class TLS:
     read again when they have changed.
     """
 
-    ca: Path | None = None
-    cert: Path | None = None
-    key: Path | None = None
+    ca: Path | None = attrs.field(default=None, converter=_path)
+    cert: Path | None = attrs.field(default=None, converter=_path)
+    key: Path | None = attrs.field(default=None, converter=_path)
+    #: Certificate revocation lists of those in `ca`.
+    crl: Path | None = attrs.field(default=None, converter=_path)
     verify: bool = True
     #: The name in its certificate, if it is not that of the host we connect to.
     host: str = ""
@@ -88,7 +94,7 @@ class TLS:
 
     @functools.cached_property
     def _renewed(self) -> RenewedContext:
-        files = TLSFiles(cert=self.cert, key=self.key, ca=self.ca, profile=self.profile)
+        files = TLSFiles(cert=self.cert, key=self.key, ca=self.ca, crl=self.crl, profile=self.profile)
         return RenewedContext(files, self._make, told)
 
     def _make(self, files: TLSFiles, contents: Contents) -> SSL.Context:
@@ -391,7 +397,12 @@ def tls_with(remote: Remote, *, verify: bool = True) -> TLS | None:
     if not remote.tls:
         return None
     return TLS(
-        ca=remote.tls_ca, cert=remote.tls_cert, key=remote.tls_key, verify=verify, pins=remote.tls_sha256
+        ca=remote.tls_ca,
+        cert=remote.tls_cert,
+        key=remote.tls_key,
+        crl=remote.tls_crl,
+        verify=verify,
+        pins=remote.tls_sha256,
     )
 
 

@@ -71,7 +71,8 @@ class TLSEndpoint:
         profile = PROFILES[files.profile]
         revoked = ", without those that a CRL revokes" if files.crl is not None else ""
         title = f"TLS profile {profile.title} (PS3.15 {profile.section})"
-        return [f"{title}, client certificates: {files.verification}{revoked}", self.context.described]
+        own = self.context.described if files.paths() else "a TLS certificate is made at the first start"
+        return [f"{title}, client certificates: {files.verification}{revoked}", own]
 
     def warnings(self) -> list[str]:
         """What there is to be said against it, and what of its profile cannot be had here."""

@@ -11,7 +11,7 @@ from dicomtw.config import Configuration, Server, state_directory
 from dicomtw.limits import Limits
 from dicomtw.security import identity
 from dicomtw.security.audit.target import Target
-from dicomtw.security.words import access_warnings, hosts_in_words, is_overheard, remote_in_words
+from dicomtw.security.words import access_warnings, hosts_in_words, is_bound, is_overheard, remote_in_words
 from dicomtw.storage.directory import Durability
 
 #: Operations that hand out what is stored, as a remote's settings name them.
@@ -141,8 +141,7 @@ def _known_by_title(configuration: Configuration) -> list[str]:
     titles = (
         remote.aet
         for remote in configuration.remotes
-        if not (remote.check_host or remote.networks or remote.certificate or remote.users)
-        and not _RETRIEVAL.isdisjoint(remote.operations)
+        if not is_bound(remote) and not _RETRIEVAL.isdisjoint(remote.operations)
     )
     return [*dict.fromkeys(titles)]
 

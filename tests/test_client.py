@@ -63,7 +63,7 @@ from dicomtw.testing import MemoryReactor, MemoryServer, MemoryStore, at_once
 from dicomtw.transcode import decode, encode
 from dicomtw.ul.items import ImplementationVersionName
 from dicomtw.ul.negotiation import Offer
-from tests.security.test_tls import Identity, identity
+from tests.security.identities import Identity, crl, identity
 from tests.test_association import Held
 
 IVR = uids.IMPLICIT_VR_LITTLE_ENDIAN
@@ -1537,6 +1537,26 @@ class TLSTests(AssociateTestCase):
             said = self.failureResultOf(failed, NotConnected).getErrorMessage()
             self.assertTrue(said.startswith("the certificate is not the one that is known, but "), said)
         self.assertRaises(ValueError, TLS, pins=["abc"])
+
+    def test_revoked(self) -> None:
+        """A server that a CRL revokes is not talked to, nor one of an issuer whose CRL is not there."""
+        own = identity("pacs", "CA", hosts=self.HOSTS)
+        good = self.file("good.pem", crl("CA", identity("other", "CA")))
+        self.associated("PMOD@pacs.example:104", tls=TLS(ca=str(self.ca), crl=str(good)))
+        remote = Remote(
+            aet="PMOD",
+            host="pacs.example",
+            port=104,
+            tls=True,
+            tls_ca=self.ca,
+            tls_crl=self.file("revoked.pem", crl("CA", own)),
+        )
+        absent = TLS(ca=self.ca, crl=self.file("absent.pem", crl("another CA")))
+        for tls, why in ((None, "revoked"), (absent, "of an issuer whose CRL is not there")):
+            failed = self.associate(remote, tls=tls)
+            self.assertEqual(
+                self.failureResultOf(failed, NotConnected).getErrorMessage(), f"the certificate is {why}"
+            )
 
     def test_renewed(self) -> None:
         """Files that have changed are read again for the next association; broken ones are not used."""

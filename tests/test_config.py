@@ -243,6 +243,7 @@ class ValueTests(ConfigTestCase):
             tls-ca = "ca.pem"
             tls-cert = "cert.pem"
             tls-key = "key.pem"
+            tls-crl = "crl.pem"
             tls-sha256 = [
               "AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB"
             ]
@@ -261,6 +262,7 @@ class ValueTests(ConfigTestCase):
             tls_ca="ca.pem",
             tls_cert="cert.pem",
             tls_key="key.pem",
+            tls_crl="crl.pem",
             tls_sha256=["abababababababababababababababababababababababababababababababab"],
             user="archive",
             password_file="passcode",

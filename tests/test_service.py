@@ -898,6 +898,7 @@ class WordsTests(ServiceTestCase):
         full = "objects are stored until no space is left: others on the same disk have none either"
         anybody = "anybody may query and retrieve what is stored"
         refused = "without TLS passcodes and tokens are refused"
+        same = "3 remotes are called CT1, each for whom it fits: one is for anybody of that name"
         loose = Remote(aet="CT2", host="192.0.2.2", operations=["echo", "move"])
         storing = Remote(aet="CT3", host="192.0.2.3", operations=["echo", "store"])
         for settings, remotes, expected in (
@@ -908,7 +909,7 @@ class WordsTests(ServiceTestCase):
             ({}, (CHECKED,), []),
             ({}, (CHECKED, storing), []),
             ({}, (ANY,), [impersonated.format("CT1")]),
-            ({}, (ANY, CHECKED, loose, storing, ANY), [impersonated.format("CT1, CT2")]),
+            ({}, (ANY, CHECKED, loose, storing, ANY), [impersonated.format("CT1, CT2"), same]),
             ({"allow_retrieve": "any"}, (ANY,), [impersonated.format("CT1")]),
             ({"allow_retrieve": "any", "accept_any_ae": True}, (ANY,), [anybody]),
             ({"durability": "relaxed"}, (CHECKED,), [relaxed]),

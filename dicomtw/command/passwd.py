@@ -26,7 +26,10 @@ def run(arguments: Namespace) -> int:
         raise Fault(str(fault)) from None
     if not passcode:
         raise Fault("the passcode is empty")
-    is_new = passwords.put(arguments.file, arguments.user, passwords.hashed(passcode))
+    try:
+        is_new = passwords.put(arguments.file, arguments.user, passwords.hashed(passcode))
+    except ValueError as fault:
+        raise Fault(str(fault)) from None
     terminal.result(f"{arguments.file}: {arguments.user} is {'added' if is_new else 'changed'}")
     return Exit.WELL
 

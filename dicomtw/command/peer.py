@@ -146,6 +146,7 @@ def _tls(arguments: Namespace, remote: Remote) -> TLS | None:
         ca=arguments.tls_ca or remote.tls_ca,
         cert=own.tls_cert,
         key=arguments.tls_key or own.tls_key,
+        crl=None if arguments.tls_ca or arguments.tls_no_verify else remote.tls_crl,
         verify=not arguments.tls_no_verify,
         # What the command line says of whom to believe is in the place of what the remote's settings say.
         pins=() if arguments.tls_ca or arguments.tls_no_verify else remote.tls_sha256,

@@ -108,16 +108,22 @@ def read(path: Path) -> tuple[dict[str, Hashed], list[str]]:
         text = line.decode("utf-8", "replace").strip()
         if not text or text.startswith("#"):
             continue
-        name, colon, rest = text.rpartition(":")
         try:
-            if not colon or not name:
-                raise ValueError("not USER:scrypt$N$R$P$SALT$HASH")
+            name, one = _entry(text)
             if name in users:
                 raise ValueError(f"a second line for {name!r}")
-            users[name] = Hashed.parse(rest)
+            users[name] = one
         except ValueError as fault:
             faults.append(f"line {number} of {path}: {fault}")  # without the line, which is secret
     return users, faults
+
+
+def _entry(text: str) -> tuple[str, Hashed]:
+    """The user of a line, and his passcode; raises `ValueError`."""
+    name, colon, rest = text.rpartition(":")
+    if not colon or not name:
+        raise ValueError("not USER:scrypt$N$R$P$SALT$HASH")
+    return name, Hashed.parse(rest)
 
 
 def passcode_in(path: Path) -> bytes:
@@ -156,6 +162,13 @@ def put(path: Path, name: str, one: Hashed) -> bool:
         lines.pop()
     entry = f"{name}:{one}".encode()
     mine = [at for at, line in enumerate(lines) if line.strip().rpartition(b":")[0] == name.encode()]
+    for number, line in enumerate(lines, 1):
+        text = line.decode("utf-8", "replace").strip()
+        if text and not text.startswith("#") and number - 1 not in mine:
+            try:  # what is no such file is not made one
+                _entry(text)
+            except ValueError as fault:
+                raise ValueError(f"line {number} of {path}: {fault}; nothing is changed") from None
     if mine:
         lines[mine[0]] = entry
         for at in reversed(mine[1:]):

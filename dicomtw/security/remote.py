@@ -114,6 +114,9 @@ class Remote:
     )
     tls_cert: Path | None = setting(PATH, None, "our certificate for connections to it, PEM")
     tls_key: Path | None = setting(PATH, None, "the private key of that certificate, PEM (its file)")
+    tls_crl: Path | None = setting(
+        PATH, None, "certificate revocation lists of those who certify it, PEM: who is revoked is not sent to"
+    )
     tls_sha256: tuple[str, ...] = setting(
         FINGERPRINT,
         (),
@@ -144,6 +147,8 @@ class Remote:
             )
         if self.tls_key is not None and self.tls_cert is None:
             raise ConfigError("tls-key needs tls-cert")
+        if self.tls_crl is not None and self.tls_ca is None:
+            raise ConfigError("tls-crl needs the certificates of those whose it is: tls-ca")
 
 
 #: Words after AET@HOST:PORT in --remote, and what they set.

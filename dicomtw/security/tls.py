@@ -31,6 +31,9 @@ _DH_GROUP = Path(__file__).with_name("ffdhe3072.pem")
 #: each resumption begins such a time anew, so that contexts are to be made anew, too: see `renewal`.
 SESSION_LIFETIME = 600
 
+#: The last part of the lifetime of a certificate of ours, in which it should have been renewed.
+_LAST = 10
+
 #: A PEM block, whole (RFC 7468).
 _BLOCK = re.compile(rb"-----BEGIN ([^-\n]*)-----(?:(?!-----).)*-----END \1-----", re.DOTALL)
 
@@ -257,6 +260,8 @@ def remarks(files: TLSFiles, contents: Contents, now: datetime.datetime | None =
         own = _certificates(files, "cert", contents)[0]
         if own.not_valid_after_utc < now:
             yield f"the certificate {files.cert} has expired on {own.not_valid_after_utc:%Y-%m-%d}"
+        elif (own.not_valid_after_utc - now) * _LAST < own.not_valid_after_utc - own.not_valid_before_utc:
+            yield f"the certificate {files.cert} expires on {own.not_valid_after_utc:%Y-%m-%d}"
         elif own.not_valid_before_utc > now:
             yield f"the certificate {files.cert} is not valid before {own.not_valid_before_utc:%Y-%m-%d}"
     for crl in _crls(files, contents) if "crl" in contents else ():

@@ -19,7 +19,7 @@ def remote_in_words(remote: Remote) -> str:
     port = f":{remote.port}" if remote.port else ""
     places = [*(["there"] if remote.check_host else []), *map(str, remote.networks)]
     said = [
-        f"remote {remote.aet} at {host}{port}",
+        f"remote {remote.aet} at {host}{port}{_over(remote)}",
         f"from {_names(places, 'or')} only" if places else "",
         f"with certificate {_names(map(str, remote.certificate), 'or')} only" if remote.certificate else "",
         f"for users {_names(map(repr, remote.users), 'and')} only" if remote.users else "",
@@ -30,6 +30,17 @@ def remote_in_words(remote: Remote) -> str:
         f"{remote.associations_per_minute} associations a minute" if remote.associations_per_minute else "",
     ]
     return ", ".join(filter(None, said))
+
+
+def _over(remote: Remote) -> str:
+    """What connections to a remote are made of."""
+    if not remote.tls:
+        return ""
+    if remote.tls_sha256:
+        return ", over TLS, known by its fingerprint"
+    if remote.tls_ca is not None:
+        return f", over TLS, certified by {remote.tls_ca}"
+    return ", over TLS, not verified"
 
 
 def hosts_in_words(networks: Iterable[Network], per_minute: int, failed_per_minute: int) -> list[str]:
@@ -69,6 +80,18 @@ def is_overheard(text: str) -> bool:
     return is_plain(text) and _LOCAL.fullmatch(text.removeprefix("haproxy:")) is None
 
 
+def _by_title(remotes: Iterable[Remote]) -> dict[str, list[Remote]]:
+    found: dict[str, list[Remote]] = {}
+    for remote in remotes:
+        found.setdefault(remote.aet, []).append(remote)
+    return found
+
+
+def is_bound(remote: Remote) -> bool:
+    """Whether more than its AE title tells it from others."""
+    return bool(remote.check_host or remote.networks or remote.certificate or remote.users)
+
+
 def access_warnings(
     remotes: Iterable[Remote],
     networks: Iterable[Network],
@@ -78,7 +101,7 @@ def access_warnings(
     asks_for_certificate: bool,
 ) -> list[str]:
     """Rules that leave somebody out whom they do not seem to be about. `tls` is that of the server's port."""
-    listen = [*listen]
+    listen, remotes = [*listen], [*remotes]
     found = []
     if all(map(is_plain, listen)) and not (tls and asks_for_certificate):
         why = "--tls-verify=none asks nobody for one" if tls else "there is no TLS"
@@ -87,6 +110,13 @@ def access_warnings(
             for remote in remotes
             if remote.certificate
         ]
+    found += [
+        f"{len(same)} remotes are called {title}, each for whom it fits: one is for anybody of that name"
+        for title, same in _by_title(remotes).items()
+        if len(same) > 1
+        and any(is_bound(remote) for remote in same)
+        and not all(is_bound(remote) for remote in same)
+    ]
     is_unix = any(text.removeprefix("haproxy:").startswith("unix:") for text in listen)
     if is_unix and any(True for _ in networks):
         found.append("who comes through a unix: socket has no address, and so is not of --networks")

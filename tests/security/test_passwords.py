@@ -112,6 +112,15 @@ class FileTests(SynchronousTestCase):
         self.assertEqual(stat.S_IMODE(self.path.stat().st_mode), 0o600)
         self.assertEqual(len(b64decode(text.splitlines()[1].split("$")[-1])), 32)
 
+    def test_put_elsewhere(self) -> None:
+        """What is no file of users stays as it is: an image above all."""
+        for content in (b"\0" * 128 + b"DICM", b"root:x:0:0:root:/root:/bin/sh\n", b"bob:sesame\n"):
+            path = Path(self.mktemp())
+            path.write_bytes(content)
+            fault = self.assertRaises(ValueError, put, path, "me", hashed(b"secret"))
+            self.assertRegex(str(fault), "^line 1 of .*; nothing is changed$")
+            self.assertEqual(path.read_bytes(), content)
+
     def test_atomic(self) -> None:
         """Whoever has the file open reads the old one; one that cannot be replaced is as it was."""
         put(self.path, "alice", quick(b"1"))

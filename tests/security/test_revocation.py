@@ -142,9 +142,11 @@ class RevocationTests(TLSTestCase):
 
 class RemarkTests(TLSTestCase):
     def test_certificate(self) -> None:
-        """A certificate of ours that is out of date is used, and said to be."""
+        """A certificate of ours that is out of date, or soon will be, is used, and said to be."""
         for days, words in (
             ((-1, 1), ""),
+            ((-96, 10), "expires on "),
+            ((-81, 10), ""),
             ((-9, -2), "has expired on "),
             ((2, 9), "is not valid before "),
         ):

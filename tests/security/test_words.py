@@ -20,6 +20,12 @@ class WordsTests(SynchronousTestCase):
             ({}, "remote CT at any host"),
             ({"host": "h", "port": 104}, "remote CT at h:104"),
             ({"host": "h", "check_host": True}, "remote CT at h, from there only"),
+            ({"host": "h", "port": 1, "tls": True}, "remote CT at h:1, over TLS, not verified"),
+            ({"tls": True, "tls_ca": "a"}, "remote CT at any host, over TLS, certified by a"),
+            (
+                {"tls": True, "tls_sha256": ["ab" * 32]},
+                "remote CT at any host, over TLS, known by its fingerprint",
+            ),
             ({"networks": ["192.0.2.7"]}, "remote CT at any host, from 192.0.2.7/32 only"),
             (
                 {"host": "h", "check_host": True, "networks": ["192.0.2.0/28", "2001:db8::/64"]},
@@ -67,6 +73,19 @@ class WordsTests(SynchronousTestCase):
             *((f"{kind}:104", False, False) for kind in ("ssl", "dicomtls", "haproxy:dicomtls", "tor")),
         ):
             self.assertEqual((is_plain(text), is_overheard(text)), (plain, overheard), text)
+
+    def test_several_of_one_name(self) -> None:
+        """Of remotes of one AE title one that anybody can be makes the rules of others worth little."""
+
+        def warned(*remotes: Remote) -> list[str]:
+            return access_warnings(remotes, (), ("dicomtls:1",), tls=False, asks_for_certificate=False)
+
+        bound, anybody = Remote(aet="CT", certificate=[PIN]), Remote(aet="CT")
+        said = "2 remotes are called CT, each for whom it fits: one is for anybody of that name"
+        self.assertEqual(warned(bound, anybody), [said])
+        self.assertEqual(warned(bound, bound), [])
+        self.assertEqual(warned(anybody, anybody), [])
+        self.assertEqual(warned(bound, Remote(aet="MR")), [])
 
     def test_warnings(self) -> None:
         """A rule that leaves out whom it is for is told; where TLS may be, it is not."""
