@@ -159,10 +159,10 @@ class _Elements:
         """
         found: dict[int, bytes] = {}
         last = max(wanted)
-        reached = -1  # the tag of the last sound element
+        reached = -1  # the highest tag of a sound element: some come out of order
         try:
             while len(found) < len(wanted):
-                reached = self._run(wanted, last, found, reached)
+                reached = max(reached, self._run(wanted, last, found))
                 if len(found) == len(wanted) or self.at_end():
                     break
                 tag, vr, length = self.header(self.implicit)
@@ -172,7 +172,7 @@ class _Elements:
                     raise UnreadableDataSet(
                         f"{tag_text(tag)} is {length} bytes long and the data set ends before"
                     )
-                reached = tag
+                reached = max(reached, tag)
                 if tag > last:
                     break
                 value = self._take(vr, length, tag in wanted)
@@ -183,13 +183,14 @@ class _Elements:
                 raise
         return found
 
-    def _run(self, wanted: frozenset[int], last: int, found: dict[int, bytes], reached: int) -> int:
+    def _run(self, wanted: frozenset[int], last: int, found: dict[int, bytes]) -> int:
         """Walk on for as long as all is plain: short elements, sound, whole in the window.
 
         This is done with every object that comes in, and most of its elements are so. What is not is left
-        to be read with care. Returns the tag of the last element walked, or `reached`.
+        to be read with care. Returns the highest tag walked past, or -1.
         """
         implicit, window, count, limit = self.implicit, self._window, self._count, MAXIMUM_ELEMENTS
+        reached = -1
         index, end = self.at - self._base, len(window)
         unpack = (_IMPLICIT_HEADER if implicit else self._short_header).unpack_from
         while 0 <= index <= end - 8 and count < limit:
@@ -204,7 +205,8 @@ class _Elements:
             if behind > end or tag < 0x00030000 or tag > last:
                 break
             count += 1
-            reached = tag
+            if tag > reached:
+                reached = tag
             if tag in wanted and length <= MAXIMUM_VALUE:
                 found.setdefault(tag, window[index + 8 : behind])
                 if len(found) == len(wanted):

@@ -744,6 +744,14 @@ class FaultTests(SynchronousTestCase):
         """Any bytes at all are a data set or an UnreadableDataSet."""
         self.check(content, syntax, head)
 
+    def test_fault_behind_what_is_out_of_order(self) -> None:
+        """A fault costs no names behind an element that stands behind theirs, though one before it follows."""
+        names = uid(0x00080016, CT_IMAGE_STORAGE) + uid(0x00080018, "1.2.3")
+        content = names + element(0x00200018, "UI", b"1.") + element(0x00081140, "SQ", length=UNDEFINED)
+        wanted = NAMING | {0x00281010}
+        self.assertEqual(len(find_leniently(content, EXPLICIT, 0, wanted)), 2)
+        self.assertEqual(len(find_leniently(content, EXPLICIT, WHOLE, wanted)), 2)
+
     @modest
     @given(st.data(), st.sampled_from(SYNTAXES), st.sampled_from([0, 10, WHOLE]))
     def test_spoilt(self, data: st.DataObject, syntax: str, head: int) -> None:
