@@ -745,7 +745,7 @@ class FaultTests(SynchronousTestCase):
         self.check(content, syntax, head)
 
     def test_fault_behind_what_is_out_of_order(self) -> None:
-        """A fault costs no names behind an element that stands behind theirs, though one before it follows."""
+        """A fault behind an element that stands behind the names costs none, though one before it follows."""
         names = uid(0x00080016, CT_IMAGE_STORAGE) + uid(0x00080018, "1.2.3")
         content = names + element(0x00200018, "UI", b"1.") + element(0x00081140, "SQ", length=UNDEFINED)
         wanted = NAMING | {0x00281010}
