@@ -14,6 +14,7 @@ from benchmarks.crowd import PATIENCE, Kind, Member, digest
 from dicomtw import uids
 from tests.conformance import wire
 from tests.conformance.case import Case, Scene, Step, row
+from tests.conformance.peer import Answer
 from tests.conformance.wire import CT, ECHO, IMPLICIT, Image, command, element, message, p_data
 
 #: Pixel data of a 512 x 512 slice of 16 bits, and of a small object, in bytes.
@@ -193,23 +194,32 @@ def _got(member: Member) -> Step:
         while True:
             answer = scene.peer.answer(PATIENCE)
             if answer.number(0x0100) == 0x0001:
-                uid = answer.command[0x1000].decode("latin-1").rstrip("\0")
-                if due.pop(uid, "") != digest(answer.body):
+                if due.pop(uid_of(answer), "") != digest(answer.body):
                     scene.words.append("NOT WHAT WAS STORED")
                 number += 1
-                about: dict[int, int | str] = {
-                    0x0002: CT,
-                    0x0120: answer.number(0x0110) or 0,
-                    0x0900: 0,
-                    0x1000: uid,
-                }
-                scene.send(p_data((3, 3, command(0x8001, about))))
+                scene.send(taken(answer))
             elif not answer.pending:
                 break
         scene.words.append(f"{number} got" if not due else f"{number} GOT, {len(due)} MISSING")
         scene.words.append(answer.words())
 
     return play
+
+
+def taken(answer: Answer) -> bytes:
+    """0000H to a C-STORE that C-GET has asked for."""
+    about: dict[int, int | str] = {
+        0x0002: CT,
+        0x0120: answer.number(0x0110) or 0,
+        0x0900: 0,
+        0x1000: uid_of(answer),
+    }
+    return p_data((3, 3, command(0x8001, about)))
+
+
+def uid_of(answer: Answer) -> str:
+    """The SOP Instance UID that a C-STORE is about."""
+    return answer.command[0x1000].decode("latin-1").rstrip("\0")
 
 
 def associating_to_get(scene: Scene) -> None:

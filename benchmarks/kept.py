@@ -8,11 +8,21 @@ from pathlib import Path
 from random import Random
 
 from benchmarks.crowd import PATIENCE, Stored, digest
-from benchmarks.good import FIND, GET, associating_to_get, c_find, identifier, series_of, value_of
+from benchmarks.good import (
+    FIND,
+    GET,
+    associating_to_get,
+    c_find,
+    identifier,
+    series_of,
+    taken,
+    uid_of,
+    value_of,
+)
 from dicomtw.storage.part10 import read_head
 from tests.conformance.case import Scene, Target
 from tests.conformance.peer import Ended
-from tests.conformance.wire import CT, IMPLICIT, command, element, message, p_data
+from tests.conformance.wire import IMPLICIT, command, element, message
 
 
 def on_disk(store: Path, stored: Mapping[str, Stored]) -> list[str]:
@@ -86,16 +96,10 @@ def by_get(target: Target, stored: Mapping[str, Stored], studies: int, seed: int
             while True:
                 answer = scene.peer.answer(PATIENCE)
                 if answer.number(0x0100) == 0x0001:
-                    uid = answer.command[0x1000].decode("latin-1").rstrip("\0")
+                    uid = uid_of(answer)
                     if due.get(uid) == digest(answer.body):
                         del due[uid]
-                    about: dict[int, int | str] = {
-                        0x0002: CT,
-                        0x0120: answer.number(0x0110) or 0,
-                        0x0900: 0,
-                        0x1000: uid,
-                    }
-                    scene.send(p_data((3, 3, command(0x8001, about))))
+                    scene.send(taken(answer))
                 elif not answer.pending:
                     break
         scene.release()
