@@ -261,11 +261,13 @@ def mutation(member: Member) -> Case:
     """
     study, uid = (f"2.25.{member.random.getrandbits(120)}" for _ in range(2))
     image = picture(member, 20_000, study, uid)
+    # Of a patient of their own: his name is what the latest object says, and others ask by that.
+    stored = image.store.replace(b"CONFORMANCE ", b"MUTATED     ")
     items = (wire.context(1, uids.VERIFICATION, IMPLICIT), wire.context(3, CT, IMPLICIT))
     asking = wire.context(5, FIND, IMPLICIT)
     asked = c_find(identifier("STUDY", image.study, element(0x00100010, b"*")), number=5)
     stream = bytearray(
-        member.target.titled(wire.rq_of(*items, asking)) + ECHO + image.store + asked + ECHO + RELEASE_RQ
+        member.target.titled(wire.rq_of(*items, asking)) + ECHO + stored + asked + ECHO + RELEASE_RQ
     )
     random = member.random
     for _ in range(random.choice((1, 1, 2, 5, 20))):
