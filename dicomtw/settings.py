@@ -117,7 +117,7 @@ def setting(kind: Kind, default: Any, meaning: str, *, many: bool = False, may_b
     """A field for a setting. `many`: it may be given several times, and is a tuple.
 
     An empty list is refused, which looks as if it allowed nobody and nothing, where none given is no
-    restriction; `may_be_empty` is for lists that restrict nothing.
+    restriction; `may_be_empty` is for lists that restrict nothing, or that then allow nothing.
     """
 
     def convert(value: Any) -> Any:

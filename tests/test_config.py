@@ -326,20 +326,23 @@ class ValueTests(ConfigTestCase):
         self.assertEqual((server.port, server.listen), (4030, ()))
 
     def test_empty_lists(self) -> None:
-        """An empty list is refused, which looks as if it allowed nobody, unless it restricts nothing."""
+        """An empty list is refused that looks as if it allowed nobody; one of no operations allows none."""
         harmless = ["listen", "index-attribute", "prefer-transfer-syntax"]
         accepted = []
         for table, title in ((Server, "[[server]]"), (Remote, "[[remote]]")):
             for name, one in settings_of(table).items():
-                if one.metadata["many"] and name not in harmless:
+                if one.metadata["many"] and name not in (*harmless, "operations"):
                     said = self.fault(f"{title}\naet = 'A'\n{name} = []")
                     takes = one.metadata["kind"].takes
                     fault = f"{title} 1: {name} takes at least one value, each {takes}, not an empty list"
                     self.assertEqual(said, fault)
                 elif one.metadata["many"]:
-                    self.assertEqual(self.configured(f"{name} = []"), configure(None, {}))
                     accepted.append(name)
-        self.assertEqual(accepted, harmless)
+        self.assertEqual(accepted, [*harmless, "operations"])
+        for name in harmless:
+            self.assertEqual(self.configured(f"{name} = []"), configure(None, {}))
+        (remote,) = self.configured("[[remote]]\naet = 'A'\noperations = []").remotes
+        self.assertEqual(remote.operations, ())
 
     def test_in_code(self) -> None:
         """In code, as in a .tac file, paths may be given as what they are."""

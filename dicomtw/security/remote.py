@@ -93,6 +93,7 @@ class Remote:
         tuple(OPERATIONS),
         f"what it may ask for: {', '.join(OPERATIONS)}",
         many=True,
+        may_be_empty=True,
     )
     users: tuple[str, ...] = setting(
         TEXT, (), "accept associations in its name for these users only, as --auth knows them", many=True

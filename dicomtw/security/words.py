@@ -23,7 +23,7 @@ def remote_in_words(remote: Remote) -> str:
         f"from {_names(places, 'or')} only" if places else "",
         f"with certificate {_names(map(str, remote.certificate), 'or')} only" if remote.certificate else "",
         f"for users {_names(map(repr, remote.users), 'and')} only" if remote.users else "",
-        f"for {', '.join(remote.operations)} only" if len(remote.operations) < len(OPERATIONS) else "",
+        _for_operations(remote),
         f"of {_names(map(uids.name_of, remote.sop_classes), 'and')} only" if remote.sop_classes else "",
         f"C-MOVE to {_names(remote.destinations, 'and')} only" if remote.destinations else "",
         f"{remote.max_associations} associations at a time" if remote.max_associations else "",
@@ -41,6 +41,12 @@ def _over(remote: Remote) -> str:
     if remote.tls_ca is not None:
         return f", over TLS, certified by {remote.tls_ca}"
     return ", over TLS, not verified"
+
+
+def _for_operations(remote: Remote) -> str:
+    if not remote.operations:
+        return "for no operation"
+    return f"for {', '.join(remote.operations)} only" if len(remote.operations) < len(OPERATIONS) else ""
 
 
 def hosts_in_words(networks: Iterable[Network], per_minute: int, failed_per_minute: int) -> list[str]:

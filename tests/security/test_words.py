@@ -34,6 +34,7 @@ class WordsTests(SynchronousTestCase):
             ({"certificate": [PIN]}, f"remote CT at any host, with certificate {PIN} only"),
             ({"users": ["ann", "b\nc"]}, "remote CT at any host, for users 'ann' and 'b\\nc' only"),
             ({"operations": ["echo"]}, "remote CT at any host, for echo only"),
+            ({"operations": []}, "remote CT at any host, for no operation"),
             ({"sop_classes": ["1.2.3"]}, "remote CT at any host, of 1.2.3 only"),
             (
                 {"sop_classes": ["CTImageStorage", *(f"1.2.{number}" for number in range(9))]},
