@@ -195,6 +195,7 @@ class ListenTests(ServiceTestCase):
         """Servers share the descriptors there are, and a warning each says what there are too few for."""
         self.patch(resource, "getrlimit", lambda which: (400, 400))
         self.patch(resource, "setrlimit", lambda which, limit: None)
+        self.patch(service, "_descriptors_in_use", lambda: 60)
         with capturedLogs() as events:
             made = self.started(
                 self.server(port=1, aet="ONE"),

@@ -659,6 +659,9 @@ class StopTests(CasesTestCase):
     def test_interrupt(self) -> None:
         """SIGINT is what SIGTERM is."""
         server = Twistd(self)
+        with Scu(server.address) as scu:  # the reactor runs
+            scu.associate()
+            scu.release()
         server.signal(signal.SIGINT)
         self.assertEqual(server.wait(5), 0)
 
