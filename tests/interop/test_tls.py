@@ -56,6 +56,8 @@ class OutOfTheBoxTests(CasesTestCase):
     def test_nothing_to_worry_about(self) -> None:
         """A start with TLS leaves no warning but the one about who may call."""
         server = Twistd(self, "-tls")
+        server.wait_for_log("no remote is configured")
+        server.stop()
         worries = [line for line in server.log.splitlines() if "#warn" in line or "Warning" in line]
         self.assertEqual(len(worries), 1, worries)
         self.assertIn("no remote is configured", worries[0])
