@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import socket
 import stat
 import termios
 from collections.abc import Callable, Sequence
@@ -35,7 +34,7 @@ from zope.interface import implementer
 
 from dicomtw.client import TLS
 from dicomtw.security.audit.syslog import Entry, datagram, frame, line, syslog_message
-from dicomtw.transports import tls_fault
+from dicomtw.transports import tcp_socket_of, tls_fault
 
 T = TypeVar("T")
 
@@ -407,13 +406,11 @@ def _unacknowledged(transport: Any) -> int:
 
     What Twisted has not given to the kernel yet it will when there is room, so then this is not 0 either.
     """
-    while transport is not None:
-        handle = getattr(transport, "getHandle", lambda: None)()
-        if isinstance(handle, socket.socket):
-            try:
-                (count,) = _INT.unpack(fcntl.ioctl(handle, termios.TIOCOUTQ, bytes(_INT.size)))
-            except OSError:
-                return 0
-            return int(count)
-        transport = getattr(transport, "transport", None)
-    return 0
+    connection = tcp_socket_of(transport)
+    if connection is None:
+        return 0
+    try:
+        (count,) = _INT.unpack(fcntl.ioctl(connection, termios.TIOCOUTQ, bytes(_INT.size)))
+    except OSError:
+        return 0
+    return int(count)

@@ -21,7 +21,7 @@ from dicomtw.security.access import LOCAL_LIMIT_EXCEEDED, TEMPORARY_CONGESTION, 
 from dicomtw.security.certificate import PeerCertificate
 from dicomtw.security.rates import Register, TokenBucket
 from dicomtw.security.remote import Remote
-from dicomtw.transports import certificate_of, tls_fault, tls_of, verifies
+from dicomtw.transports import certificate_of, has_tls, tls_fault, tls_of, verifies
 from dicomtw.ul.pdu import A_ASSOCIATE_RJ
 
 T = TypeVar("T")
@@ -154,7 +154,7 @@ class DicomProtocol(AssociationProtocol):
         # A front end that does not say for whom it connects has not said that it is of this machine.
         has_front_end = hasattr(self.transport, "peer_is_known")
         is_local = isinstance(self.transport.getPeer(), UNIXAddress) and not has_front_end
-        return is_local or bool(tls_of(self.transport))
+        return is_local or has_tls(self.transport)
 
     def in_time(self, waited: Deferred[T]) -> Deferred[T]:
         # Sta3 has no timer of its own: nothing but this can keep an answer waiting.

@@ -37,21 +37,25 @@ _TLS_FAULTS = {
 _READ: Final = 1 << 18
 
 
-def _handles(transport: Any) -> Iterator[Any]:
+def _layers(transport: Any) -> Iterator[Any]:
     while transport is not None:
+        yield transport
+        transport = getattr(transport, "transport", None)
+
+
+def _handles(transport: Any) -> Iterator[Any]:
+    for layer in _layers(transport):
         try:
-            yield transport.getHandle()
+            yield layer.getHandle()
         except AttributeError:  # there is none; or, of TCP that is closed, none any more
             pass
-        transport = getattr(transport, "transport", None)
 
 
 def read_much(transport: Any) -> None:
     """Have a connection read more at a time than Twisted's do."""
-    while transport is not None:
-        if hasattr(transport, "bufferSize"):
-            transport.bufferSize = _READ
-        transport = getattr(transport, "transport", None)
+    for layer in _layers(transport):
+        if hasattr(layer, "bufferSize"):
+            layer.bufferSize = _READ
 
 
 def tcp_socket_of(transport: Any) -> socket.socket | None:
@@ -93,6 +97,11 @@ def tls_of(transport: Any) -> str:
     if len(subject) > 100:
         subject = subject[:97] + "..."
     return f"{said} with {subject} (SHA-256 {certificate.sha256[:16]})"
+
+
+def has_tls(transport: Any) -> bool:
+    """Whether a connection, wrapped or not, has TLS."""
+    return _tls_connection(transport) is not None
 
 
 def in_handshake(transport: Any) -> bool:

@@ -8,8 +8,8 @@ from dicomtw.association import PROGRESS, Association
 from dicomtw.limits import Limits
 from dicomtw.ul.machine import State
 
-#: States in which the next PDU is the peer's to send, besides Sta6.
-_PEER_IS_DUE = (State.Sta5, State.Sta7, State.Sta9, State.Sta10, State.Sta11, State.Sta12)
+#: States in which the next PDU is the peer's to send, besides Sta5 and Sta6.
+_PEER_IS_DUE = (State.Sta7, State.Sta9, State.Sta10, State.Sta11, State.Sta12)
 
 
 class Watch:

@@ -10,7 +10,7 @@ from typing import Any
 
 import attrs
 
-from dicomtw.client import TLS, Associating, Context, UserIdentity, associate
+from dicomtw.client import TLS, Associating, Context, UserIdentity, associate, tls_with
 from dicomtw.command import terminal
 from dicomtw.command.exits import Fault
 from dicomtw.configure import configure
@@ -141,16 +141,17 @@ def _tls(arguments: Namespace, remote: Remote) -> TLS | None:
             if getattr(arguments, name):
                 raise Fault(f"--{name.replace('_', '-')} needs --tls")
         return None
-    own = arguments if arguments.tls_cert else remote  # a key is of use with its certificate only
-    tls = TLS(
-        ca=arguments.tls_ca or remote.tls_ca,
-        cert=own.tls_cert,
-        key=arguments.tls_key or own.tls_key,
-        crl=None if arguments.tls_ca or arguments.tls_no_verify else remote.tls_crl,
-        verify=not arguments.tls_no_verify,
+    tls = tls_with(remote) or TLS()
+    if arguments.tls_ca or arguments.tls_no_verify:
         # What the command line says of whom to believe is in the place of what the remote's settings say.
-        pins=() if arguments.tls_ca or arguments.tls_no_verify else remote.tls_sha256,
-    )
+        verify = not arguments.tls_no_verify
+        tls = attrs.evolve(tls, ca=arguments.tls_ca or tls.ca, crl=None, pins=(), verify=verify)
+    if arguments.tls_cert:
+        tls = attrs.evolve(
+            tls, cert=arguments.tls_cert, key=None
+        )  # a key is of use with its certificate only
+    if arguments.tls_key:
+        tls = attrs.evolve(tls, key=arguments.tls_key)
     try:  # before anything is connected
         tls.context  # noqa: B018
     except TLSError as error:

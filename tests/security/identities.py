@@ -174,20 +174,28 @@ def agreed_without_groups(server: SSL.Context, suite: str) -> str:
     context.maximum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(suite)
     context.set_ecdh_curve("prime256v1")
+    connection, _, _ = shaken(server, context)
+    return connection.get_cipher_name() or ""
+
+
+def shaken(
+    server: SSL.Context, peer: ssl.SSLContext, session: ssl.SSLSession | None = None
+) -> tuple[SSL.Connection, ssl.SSLObject, ssl.MemoryBIO]:
+    """Both ends of a connection after the handshake, and what the peer's end receives by."""
     received, sent = ssl.MemoryBIO(), ssl.MemoryBIO()
-    peer = context.wrap_bio(received, sent)
+    peers_end = peer.wrap_bio(received, sent, session=session)
     connection = SSL.Connection(server, None)
     connection.set_accept_state()
-    for _ in range(3):
+    for _ in range(4):
         with contextlib.suppress(ssl.SSLWantReadError):
-            peer.do_handshake()
+            peers_end.do_handshake()
         if sent.pending:
             connection.bio_write(sent.read())
         with contextlib.suppress(SSL.WantReadError):
             connection.do_handshake()
         with contextlib.suppress(SSL.WantReadError):
             received.write(connection.bio_read(1 << 16))
-    return connection.get_cipher_name() or ""
+    return connection, peers_end, received
 
 
 class TLSTestCase(SynchronousTestCase):

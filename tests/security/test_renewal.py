@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import ssl
 from pathlib import Path
@@ -13,24 +12,12 @@ from OpenSSL import SSL
 from dicomtw.security import tls
 from dicomtw.security.renewal import RenewedContext, contexts
 from dicomtw.security.tls import SESSION_LIFETIME, TLSError, TLSFiles, fingerprint, server_context
-from tests.security.identities import Identity, TLSTestCase, client, crl, handshake, identity
+from tests.security.identities import Identity, TLSTestCase, client, crl, handshake, identity, shaken
 
 
 def resuming(server: SSL.Context, peer: ssl.SSLContext, session: ssl.SSLSession | None) -> ssl.SSLObject:
     """The peer's end of a connection on which a byte was received, and with it the tickets of TLS 1.3."""
-    received, sent = ssl.MemoryBIO(), ssl.MemoryBIO()
-    client_end = peer.wrap_bio(received, sent, session=session)
-    server_end = SSL.Connection(server, None)
-    server_end.set_accept_state()
-    for _ in range(4):
-        with contextlib.suppress(ssl.SSLWantReadError):
-            client_end.do_handshake()
-        if sent.pending:
-            server_end.bio_write(sent.read())
-        with contextlib.suppress(SSL.WantReadError):
-            server_end.do_handshake()
-        with contextlib.suppress(SSL.WantReadError):
-            received.write(server_end.bio_read(1 << 16))
+    server_end, client_end, received = shaken(server, peer, session)
     server_end.send(b"x")
     received.write(server_end.bio_read(1 << 16))
     client_end.read(1)
