@@ -25,6 +25,8 @@ _AT_REST = 20
 def check(configuration: Configuration) -> list[str]:
     """Print what `configuration` means; the faults, one line each."""
     faults = []
+    if configuration.workers > 1:
+        print(f"{configuration.workers} processes share what follows")
     for number, server in enumerate(configuration.servers, 1):
         print(f"server {number}:")
         for line in describe(server, configuration):

@@ -65,6 +65,7 @@ INDEX_ATTRIBUTE = Kind("the keyword of an attribute, such as KVP or SERIES:KVP",
 TRANSFER_SYNTAX = Kind("the UID of a transfer syntax", _check_transfer_syntax)
 CHECKER = Kind("a Twisted checker of users, such as scrypt:FILE", check_text)
 LOG_FORMAT = kind_of_choice("text", "json")
+WORKERS = kind_of_number(1, 64, "processes")
 
 
 @attrs.frozen(kw_only=True)
@@ -284,6 +285,8 @@ class Configuration:
     servers: tuple[Server, ...]
     remotes: tuple[Remote, ...] = ()
     log_format: str = "text"
+    #: Processes that share the listeners, the stores and the limits.
+    workers: int = 1
 
     def __attrs_post_init__(self) -> None:
         known = {remote.aet for remote in self.remotes}

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dicomtw.config import LOG_FORMAT, Configuration, Server
+from dicomtw.config import LOG_FORMAT, WORKERS, Configuration, Server
 from dicomtw.security.remote import Remote
-from dicomtw.settings import ConfigError, dashed, make, settings_of
+from dicomtw.settings import ConfigError, Kind, dashed, make, settings_of
 
 #: Settings of which one on the command line takes the place of all in the file.
 _RIVALS = ({"accept_any_ae", "known_ae_only"},)
@@ -21,6 +21,7 @@ def configure(
     options: Mapping[str, Any],
     remotes: tuple[Remote, ...] = (),
     log_format: str | None = None,
+    workers: int | None = None,
 ) -> Configuration:
     """The configuration of a file, if there is one, and of what the command line says, which wins.
 
@@ -31,12 +32,8 @@ def configure(
     origin = "" if path is None else f"{path}: "
     tables = _tables(document.pop("server", []), origin, "server")
     known = _tables(document.pop("remote", []), origin, "remote")
-    chosen_format = document.pop("log-format", "text")
-    for given, where in ((chosen_format, origin), (log_format or chosen_format, "--")):
-        try:
-            LOG_FORMAT.check(given)
-        except ValueError:
-            raise ConfigError(f"{where}log-format takes {LOG_FORMAT.takes}, not {given!r}") from None
+    chosen_format = _of_the_process("log-format", LOG_FORMAT, document.pop("log-format", "text"), origin)
+    chosen_workers = _of_the_process("workers", WORKERS, document.pop("workers", 1), origin)
     common = _fields(Server, document, origin)
     single = {"port", "listen", "store", "state_dir"} & options.keys()
     if len(tables) > 1 and single:
@@ -63,8 +60,17 @@ def configure(
     return Configuration(
         servers=tuple(servers),
         remotes=(*file_remotes, *remotes),
-        log_format=log_format or chosen_format,
+        log_format=_of_the_process("log-format", LOG_FORMAT, log_format or chosen_format, "--"),
+        workers=_of_the_process("workers", WORKERS, chosen_workers if workers is None else workers, "--"),
     )
+
+
+def _of_the_process(name: str, kind: Kind, value: Any, where: str) -> Any:
+    """The value of a setting that is not one of a server."""
+    try:
+        return kind.check(value)
+    except ValueError:
+        raise ConfigError(f"{where}{name} takes {kind.takes}, not {value!r}") from None
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from twisted.application.service import IService
 from twisted.python import usage
 
 from dicomtw.check import check
-from dicomtw.config import LOG_FORMAT, Configuration, Server
+from dicomtw.config import LOG_FORMAT, WORKERS, Configuration, Server
 from dicomtw.configure import configure
 from dicomtw.jsonlog import file_log_observer
 from dicomtw.security.remote import Remote, parse_remote
@@ -48,6 +48,7 @@ class Options(usage.Options):
         *_parameters(),
         ["config", None, None, "TOML file with [[server]] and [[remote]] tables; the command line wins."],
         ["log-format", None, None, "text, or json for one JSON object per line [default: text]"],
+        ["workers", None, None, "processes that share the listeners, the store and the limits [default: 1]"],
     ]
 
     configuration: Configuration
@@ -120,9 +121,10 @@ class Options(usage.Options):
         log_format = self["log-format"]
         if log_format is not None:
             log_format = _value("log-format", LOG_FORMAT, log_format)
+        workers = None if self["workers"] is None else _value("workers", WORKERS, self["workers"])
         path = None if self["config"] is None else _value("config", PATH, self["config"])
         try:
-            self.configuration = configure(path, chosen, tuple(self._remotes), log_format)
+            self.configuration = configure(path, chosen, tuple(self._remotes), log_format, workers)
         except ConfigError as fault:
             raise usage.UsageError(str(fault)) from None
         if self["check"]:

@@ -86,7 +86,7 @@ class PmodTomlTests(SynchronousTestCase):
         (server,), (remote,) = document.pop("server"), document.pop("remote")
         self.assertEqual(set(server), set(settings_of(Server)))
         self.assertEqual(set(remote), set(settings_of(Remote)))
-        self.assertEqual(set(document), {"log-format"})
+        self.assertEqual(set(document), {"log-format", "workers"})
 
     def test_every_example_is_valid(self) -> None:
         """With all that is commented out set too, and the TLS that some of it is about, it is valid."""

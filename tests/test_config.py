@@ -20,6 +20,7 @@ EVR = uids.EXPLICIT_VR_LITTLE_ENDIAN
 #: A file that sets everything there is, and what it means.
 EVERYTHING = f"""
 log-format = "json"
+workers = 2
 
 [[server]]
 port = 11112
@@ -226,7 +227,7 @@ class ValueTests(ConfigTestCase):
     def test_everything(self) -> None:
         """Everything can be set in a file, and the file of the test sets everything."""
         configuration = self.configured(EVERYTHING)
-        expected = Configuration(servers=(SERVER,), remotes=(REMOTE,), log_format="json")
+        expected = Configuration(servers=(SERVER,), remotes=(REMOTE,), log_format="json", workers=2)
         self.assertEqual(configuration, expected)
         unset = [name for name in settings_of(Server) if f"\n{name} = " not in EVERYTHING]
         self.assertEqual(unset, ["known-ae-only"], "it contradicts accept-any-ae")
@@ -431,6 +432,11 @@ class PrecedenceTests(ConfigTestCase):
         ):
             self.assertEqual(configure(self.file(text), {}, (), option).log_format, expected)
 
+    def test_workers(self) -> None:
+        """So does its number of processes, and without any it is one."""
+        for text, option, expected in (("", None, 1), ("workers = 3", None, 3), ("workers = 3", 2, 2)):
+            self.assertEqual(configure(self.file(text), {}, (), None, option).workers, expected)
+
 
 class FaultTests(ConfigTestCase):
     def test_files(self) -> None:
@@ -545,6 +551,7 @@ class FaultTests(ConfigTestCase):
 
     def test_log_format(self) -> None:
         """A bad log format is named with the file, or with the option if that is where it stands."""
+        self.assertTrue(self.fault("workers = 0").startswith("workers takes a whole number of processes"))
         said = "log-format takes one of text, json"
         self.assertTrue(self.fault("log-format = 'xml'").startswith(said))
         path = self.file("port = 104")

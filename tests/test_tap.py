@@ -87,6 +87,7 @@ EVERY_OPTION = [
     "--audit-key=log-key.pem",
     "--audit-required",
     "--log-format=json",
+    "--workers=2",
     "--remote=CT1@ct.example:104,tls,check-host,no-version,default-transfer-syntax",
 ]
 
@@ -135,7 +136,7 @@ class OptionTests(CommandLineTestCase):
 
     def test_everything(self) -> None:
         """Everything can be said on the command line, and means what it means in a file."""
-        expected = Configuration(servers=(SERVER,), remotes=(REMOTE,), log_format="json")
+        expected = Configuration(servers=(SERVER,), remotes=(REMOTE,), log_format="json", workers=2)
         self.assertEqual(self.parsed(*EVERY_OPTION), expected)
         self.assertEqual(self.parsed(self.file(EVERYTHING)), expected)
         named = {word[2:].partition("=")[0] for word in EVERY_OPTION}
@@ -159,7 +160,7 @@ class OptionTests(CommandLineTestCase):
                 "audit-required": ["--audit=udp:a"],
             }
             words = [word, *needs.get(name, []), *(["--tls"] if name.startswith("tls-") else [])]
-            if name in ("log-format", "remote"):
+            if name in ("log-format", "workers", "remote"):
                 continue
             field = settings_of(Server)[name].name
             changed = {
@@ -264,6 +265,14 @@ class FaultTests(CommandLineTestCase):
             self.assertEqual(code, 1)
             self.assertTrue(line.startswith("dicom: --log-format takes one of text, json"), line)
 
+    def test_workers(self) -> None:
+        """So is a bad number of processes."""
+        for word in ("0", "x", "65", "-1", "1.5"):
+            code, (line,) = self.exits(f"--workers={word}")
+            self.assertEqual(code, 1)
+            said = f"dicom: --workers takes a whole number of processes from 1 to 64, not {word!r}"
+            self.assertEqual(line, said)
+
     def test_faults_of_the_file(self) -> None:
         """A fault of the file's names file, table and key."""
         file = self.file("[[server]]\nprot = 1")
@@ -283,7 +292,7 @@ class FaultTests(CommandLineTestCase):
             code, lines = self._exits_or_not(*words)
             self.assertEqual((code, len(lines)), (1, 1), words)
             self.assertIn(f"--{name} takes ", lines[0])
-        for word in ("--config=", "--log-format=", "--remote="):
+        for word in ("--config=", "--log-format=", "--workers=", "--remote="):
             self.assertEqual(self._exits_or_not(word)[0], 1, word)
 
     def _exits_or_not(self, *words: str) -> tuple[Any, list[str]]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import attrs
 
-from dicomtw.config import LOG_FORMAT, Server
+from dicomtw.config import LOG_FORMAT, WORKERS, Server
 from dicomtw.security.remote import REMOTE_FLAGS, Remote
 from dicomtw.settings import FLAG, settings_of
 
@@ -36,6 +36,10 @@ For the process
 
 ``--log-format=FORMAT``
     what the log is made of; takes {LOG_FORMAT.takes}. Default: ``text``. A key at the top of the file.
+
+``--workers=N``
+    processes that share the listeners, the stores, the indexes and the limits, each on a processor of its
+    own; takes {WORKERS.takes}. Default: ``1``. A key at the top of the file.
 
 ``--check``
     say what the configuration means and what is wrong with it, and exit with status 0 or 1
