@@ -1,113 +1,194 @@
-"""Servers side by side in one run: objects, echoes and associations per second, CPU for each, latency.
+"""What is measured with a load of our own: objects, echoes and associations, plain and over TLS.
 
-Usage: python -m benchmarks.ingest [--rounds 7] [--directory DIR] [--only WORDS]
-
-Interleaved: each round asks every server in turn. Ratios are medians of the rounds' own. DCMTK and Orthanc
-get TCP_NODELAY=1 in their environment, without which they wait 40 ms for each object.
+Usage: python -m benchmarks.ingest [--rounds 7] [--directory DIR] [--disk DIR] [--only WORDS]
 """
 
 from __future__ import annotations
 
 import argparse
-import shutil
 import statistics
-import tempfile
-from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-
-import attrs
+from typing import Any
 
 from benchmarks import servers
 from benchmarks.load import Load
+from benchmarks.pairs import MEASURES, Competitor, Figures, Work, measure, median, ratios
+from benchmarks.servers import NODELAY, Start
+from benchmarks.stock import Storescu
 
-_NODELAY = {"TCP_NODELAY": "1"}
+#: Pixel data that makes an object of 9 KB.
+SMALL = 9 * 1024 - 700
+_LONG_PDU = 131072
 
-Start = Callable[[Path], AbstractContextManager[servers.Running]]
-
-
-@attrs.frozen
-class Work:
-    """A row of the table: what is sent, and who competes; the first is ours."""
-
-    name: str
-    load: Load
-    servers: dict[str, Start]
+_RELAXED, _STRICT = "--durability=relaxed", "--durability=strict"
+#: What the names of our own server and of the floor are in the tables.
+OURS, FLOOR = "dicomtw", "bare C receiver"
+ONE_PROCESS, ONE_BY_ONE = "dicomtw, one process", "dicomtw, one by one"
 
 
 def _ours(*options: str) -> Start:
     return lambda directory: servers.dicomtw(directory, *options)
 
 
-def _storescp(*options: str) -> Start:
-    return lambda directory: servers.storescp(directory, *options, environment=_NODELAY)
+def _with_workers(*options: str) -> Start:
+    return _ours(*options, *(("--workers=2",) if servers.has_workers() else ()))
 
 
-_RELAXED, _STRICT = _ours("--durability=relaxed"), _ours("--durability=strict")
-_SMALL = 9 * 1024 - 700
-
-WORKS = (
-    Work("CT, PDU 16 KiB", Load("store", 300), {"dicomtw": _RELAXED, "storescp": _storescp()}),
-    Work(
-        "CT, PDU 128 KiB",
-        Load("store", 300, pdu=131072),
-        {"dicomtw": _RELAXED, "storescp": _storescp("--max-pdu", "131072")},
-    ),
-    Work("CT x 4", Load("store", 100, 4), {"dicomtw": _RELAXED, "storescp --fork": _storescp("--fork")}),
-    Work("CT strict", Load("store", 60), {"dicomtw": _STRICT, "Orthanc": servers.orthanc}),
-    Work("9 KB", Load("store", 1000, pixels=_SMALL), {"dicomtw": _RELAXED, "storescp": _storescp()}),
-    Work(
-        "9 KB x 4",
-        Load("store", 300, 4, pixels=_SMALL),
-        {"dicomtw": _RELAXED, "storescp --fork": _storescp("--fork"), "Orthanc": servers.orthanc},
-    ),
-    Work(
-        "C-ECHO",
-        Load("echo", 3000),
-        {"dicomtw": _RELAXED, "storescp": _storescp(), "Orthanc": servers.orthanc},
-    ),
-    Work("associations", Load("associate", 500), {"dicomtw": _RELAXED, "storescp": _storescp()}),
-)
+def _storescp(*options: str, tls: bool = False) -> Start:
+    return lambda directory: servers.storescp(directory, *options, environment=NODELAY, tls=tls)
 
 
-def _empty(directory: Path) -> None:
-    """Remove what a round has stored, so that no round finds more than another."""
-    for path in (*directory.glob("store/[0-9]*"), *directory.glob("CT.*")):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+def _orthanc(*, sync: bool) -> Start:
+    return lambda directory: servers.orthanc(directory, sync=sync)
 
 
-def compare(work: Work, rounds: int, directory: Path) -> None:
-    """Print a line for each server, and the ratio of ours to each."""
-    rates: dict[str, list[float]] = {name: [] for name in work.servers}
-    cpu: dict[str, list[float]] = {name: [] for name in work.servers}
-    latencies: dict[str, list[float]] = {name: [] for name in work.servers}
-    total = work.load.count * work.load.associations
-    with tempfile.TemporaryDirectory(dir=directory) as name, ExitStack() as stack:
-        running = {}
-        for server, start in work.servers.items():
-            place = Path(name) / server.replace(" ", "")
-            place.mkdir()
-            running[server] = stack.enter_context(start(place))
-        for _ in range(rounds):
-            for server, process in running.items():
-                called = "ORTHANC" if server == "Orthanc" else "PMOD"
-                before = process.cpu_seconds()
-                seconds, each = work.load.run(process.port, called)
-                cpu[server].append((process.cpu_seconds() - before) * 1000 / total)
-                rates[server].append(total / seconds)
-                latencies[server] += each
-                if server != "Orthanc":
-                    _empty(process.directory)
-    ours = next(iter(work.servers))
-    for server in work.servers:
-        each = sorted(latencies[server])
-        ratio = statistics.median(one / other for one, other in zip(rates[ours], rates[server], strict=True))
-        print(
-            f"{work.name:16} {server:16} {statistics.median(rates[server]):8.0f}/s"
-            f" {statistics.median(cpu[server]):7.2f} ms CPU"
-            f"   p50 {each[len(each) // 2] * 1000:6.2f} p99 {each[len(each) * 99 // 100] * 1000:7.2f} ms"
-            + (f"   ours/its {ratio:.2f}" if server != ours else ""),
-            flush=True,
+def _receiver(*, sync: bool = False) -> Start:
+    return lambda directory: servers.receiver(directory, sync=sync)
+
+
+def works(scale: float = 1.0) -> list[Work]:
+    """All of it, with `scale` times as many objects: fewer for slower servers, so as to take as long."""
+
+    def load(kind: str, count: float, associations: int = 1, **more: Any) -> Load:
+        return Load(kind, max(2, round(count * scale)), associations, **more)
+
+    relaxed, workers = Competitor(_ours(_RELAXED)), Competitor(_with_workers(_RELAXED))
+    storescp, forking = Competitor(_storescp()), Competitor(_storescp("--fork"))
+    receiver, small, long = Competitor(_receiver()), {"pixels": SMALL}, {"pdu": _LONG_PDU}
+    return [
+        Work(
+            "ct-16",
+            "CT, 1 association, PDU 16 KiB, relaxed",
+            load("store", 400),
+            {
+                OURS: relaxed,
+                "storescp": storescp,
+                FLOOR: receiver,
+                "pynetdicom": Competitor(servers.pynetdicom_storescp, load("store", 60)),
+            },
+        ),
+        Work(
+            "ct-128",
+            "CT, 1 association, PDU 128 KiB, relaxed",
+            load("store", 400, **long),
+            {OURS: relaxed, "storescp": Competitor(_storescp("--max-pdu", f"{_LONG_PDU}")), FLOOR: receiver},
+        ),
+        Work(
+            "ct-4",
+            "CT, 4 associations, relaxed, two workers",
+            load("store", 150, 4),
+            {OURS: workers, ONE_PROCESS: relaxed, "storescp --fork": forking, FLOOR: receiver},
+        ),
+        Work(
+            "ct-strict",
+            "CT, 1 association, strict",
+            load("store", 100),
+            {
+                OURS: Competitor(_ours(_STRICT)),
+                "Orthanc": Competitor(_orthanc(sync=True)),
+                "Orthanc, no sync": Competitor(_orthanc(sync=False)),
+            },
+        ),
+        Work(
+            "small-1",
+            "9 KB, 1 association, relaxed",
+            load("store", 1500, **small),
+            {
+                OURS: relaxed,
+                "storescp": storescp,
+                "Orthanc, no sync": Competitor(_orthanc(sync=False), load("store", 200, **small)),
+                FLOOR: receiver,
+                "pynetdicom": Competitor(servers.pynetdicom_storescp, load("store", 100, **small)),
+            },
+        ),
+        Work(
+            "small-4",
+            "9 KB, 4 associations, relaxed, two workers",
+            load("store", 500, 4, **small),
+            {
+                OURS: workers,
+                ONE_PROCESS: relaxed,
+                "storescp --fork": forking,
+                "Orthanc, no sync": Competitor(_orthanc(sync=False), load("store", 60, 4, **small)),
+                FLOOR: receiver,
+            },
+        ),
+        Work(
+            "echo",
+            "C-ECHO, 1 association",
+            load("echo", 3000),
+            {
+                OURS: relaxed,
+                "storescp": storescp,
+                "Orthanc": Competitor(_orthanc(sync=False)),
+                "pynetdicom": Competitor(servers.pynetdicom_storescp, load("echo", 150)),
+                FLOOR: receiver,
+            },
+        ),
+        Work(
+            "associations",
+            "association, C-ECHO and release",
+            load("associate", 600),
+            {
+                OURS: relaxed,
+                "storescp": storescp,
+                "Orthanc": Competitor(_orthanc(sync=False)),
+                "pynetdicom": Competitor(servers.pynetdicom_storescp, load("associate", 20)),
+                FLOOR: receiver,
+            },
+        ),
+        Work(
+            "tls-1",
+            "CT over TLS, 1 association, relaxed",
+            load("store", 300, tls=True),
+            {OURS: Competitor(_ours(_RELAXED, "--tls")), "storescp +tls": Competitor(_storescp(tls=True))},
+        ),
+        Work(
+            "tls-4",
+            "CT over TLS, 4 associations, relaxed, two workers",
+            load("store", 80, 4, tls=True),
+            {
+                OURS: Competitor(_with_workers(_RELAXED, "--tls")),
+                ONE_PROCESS: Competitor(_ours(_RELAXED, "--tls")),
+                "storescp +tls --fork": Competitor(_storescp("--fork", tls=True)),
+            },
+        ),
+        Work(
+            "stock",
+            "CT from storescu as it comes, relaxed",
+            Storescu(max(2, round(100 * scale))),
+            {OURS: relaxed, "storescp as it comes": Competitor(servers.storescp)},
+        ),
+        Work(
+            "disk",
+            "CT, 8 associations, strict, on disk",
+            load("store", 40, 8),
+            {
+                OURS: Competitor(_ours(_STRICT)),
+                f"{FLOOR}, fdatasync": Competitor(_receiver(sync=True)),
+                ONE_BY_ONE: Competitor(_ours(_STRICT), load("store", 60)),
+            },
+            on_disk=True,
+        ),
+    ]
+
+
+def lines(work: Work, figures: Mapping[str, Figures]) -> Iterator[str]:
+    """One for each server: what it did, and how many times that we did."""
+    for server, of_server in figures.items():
+        if "failed" in of_server:
+            yield f"{work.key:12} {server:24} failed: {of_server['failed']}"
+            continue
+        rate, cpu, p50, p99, sender = (median(of_server, key) for key in MEASURES)
+        yield (
+            f"{work.key:12} {server:24} {rate:8.0f}/s {cpu:7.3f} ms CPU   p50 {p50:7.2f} p99 {p99:7.2f} ms"
+            f"   sender {sender:6.3f} ms CPU  {of_server['peak_kib'] / 1024:6.1f} MiB"
+            + (
+                f"   ours/its {statistics.median(each):.2f}"
+                if server != OURS and (each := ratios(figures[OURS].get("rate", ()), of_server["rate"]))
+                else ""
+            )
         )
 
 
@@ -115,11 +196,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--directory", type=Path, default=None, help="where to store (default: temporary)")
-    parser.add_argument("--only", default="", help="rows whose names have this in them")
+    parser.add_argument("--disk", type=Path, default=None, help="a directory on a disk (default: temporary)")
+    parser.add_argument("--only", default="", help="rows with this in their key or name")
+    parser.add_argument("--scale", type=float, default=1.0, help="times as many objects")
     arguments = parser.parse_args()
-    for work in WORKS:
-        if arguments.only in work.name:
-            compare(work, arguments.rounds, arguments.directory)
+    for work in works(arguments.scale):
+        if arguments.only in work.key or arguments.only in work.name:
+            directory = arguments.disk if work.on_disk else arguments.directory
+            for line in lines(work, measure(work, arguments.rounds, directory)):
+                print(line, flush=True)
 
 
 if __name__ == "__main__":
