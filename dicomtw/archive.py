@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -78,6 +78,10 @@ class Archive:
             pool.start()
         removed = self.store.prepare()
         (self.root / INDEX).mkdir(mode=0o700, exist_ok=True)
+        self._open_index()
+        return removed
+
+    def _open_index(self) -> None:
         self._is_complete = self.index.open()
         if not self._is_complete and not any(is_study(name) for name in os.listdir(self.root)):
             self.index.set_complete()
@@ -85,6 +89,18 @@ class Archive:
         entered = catch_up(self.store, self.index)
         if entered:
             self.log.info("entered {count} objects that the index did not have", count=entered)
+
+    def before_fork(self) -> None:
+        """Have no database open: SQLite does not go through a fork."""
+        self.index.close()
+
+    def forked(self, ended: Sequence[int]) -> int:
+        """To be called in a forked process that takes the place of others that have `ended`.
+
+        Returns and raises what `prepare` does. Blocks.
+        """
+        removed = self.store.forked(ended)
+        self._open_index()
         return removed
 
     def begin(self) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import os
 import pwd
 import sys
-from collections.abc import Mapping
+from collections.abc import MutableMapping
 from typing import Any, NoReturn
 
 import attrs
@@ -23,7 +23,7 @@ class StartError(Exception):
 class Process:
     """What the twistd (or twist) around us was told: its options, some of them set only when it starts."""
 
-    options: Mapping[str, Any] = attrs.field(factory=dict)
+    options: MutableMapping[str, Any] = attrs.field(factory=dict)
 
     def owner(self) -> tuple[int, int] | None:
         """The uid and gid to run as once the ports are open; raises `StartError` for no user."""
@@ -38,6 +38,23 @@ class Process:
     def log_observer(self) -> ILogObserver | None:
         """Our log observer in the place of twistd's, or None where we are not under twistd."""
         return observer_for_twistd(self.options) if "logfile" in self.options else None
+
+    def fork_fault(self) -> str:
+        """Why there can be no workers here, in words; empty if there can."""
+        return "" if "logfile" in self.options else "--workers is for twistd dicom: others may log elsewhere"
+
+    def started(self) -> None:
+        """What twistd says itself when a start is over: a daemon's parent goes away."""
+        pipe = self.options.get("statusPipe")
+        if pipe is not None:
+            os.write(pipe, b"0")
+            os.close(pipe)
+            self.options["statusPipe"] = None
+
+    def forked(self) -> None:
+        """We are another process than twistd has started: what that leaves behind is not ours to remove."""
+        self.options["statusPipe"] = None
+        self.options["pidfile"] = ""
 
     def give_up(self, why: str) -> NoReturn:
         """End the process with one line where its user looks, and leave no pid file behind."""

@@ -50,6 +50,7 @@ from dicomtw.services.verification import Verification
 from dicomtw.storage.bounded import BoundedStore, FreeSpace
 from dicomtw.trail import SILENT, Audit
 from dicomtw.words import any_may_associate, describe, no_endpoint, warnings_of, why_not
+from dicomtw.workers.crew import Crew
 
 #: Makes the service classes of a server, from where it keeps objects and whom it can send them to.
 Services = Callable[[Server, Archive, RemoteDestinations], Iterable[ServiceClass]]
@@ -114,7 +115,14 @@ class DicomService(Service):
         self._stopping = False
         #: What is wrong with checkers of users, which are made, and what they need loaded, at once.
         self._auth_faults: list[str] = []
+        self._crew = self._make_crew()
         self.factories = [self._factory(server) for server in configuration.servers]
+
+    def _make_crew(self) -> Crew | None:
+        """The processes that we are to be; None if we are but one."""
+        if self._configuration.workers == 1:
+            return None
+        return Crew(self._configuration, self._reactor)
 
     def _factory(self, server: Server) -> DicomFactory:
         configuration = self._configuration
@@ -189,6 +197,8 @@ class DicomService(Service):
             # All that can be wrong with the options shows before anything is made or opened.
             for fault in self._auth_faults:
                 raise StartError(fault)
+            if self._crew is not None and (fault := self._process.fork_fault() or self._crew.fault()):
+                raise StartError(fault)
             for destinations in self._destinations:
                 for fault in destinations.faults():
                     raise StartError(fault)
@@ -212,10 +222,26 @@ class DicomService(Service):
         super().startService()
         try:
             self._prepare_stores()
-            self._start_audit()
+            if self._crew is None:
+                self._go_on()
         except StartError as error:
             self._give_up(str(error))
         self._fit_limits(_raise_descriptor_limit())
+        if self._crew is None:
+            self._tell_start()
+            self._reactor.callWhenRunning(self._catch_signals)
+        elif self._crew.run(_Turns(self), hang_up=self._heeds_hang_up()):
+            self._be_worker(self._crew)
+        else:
+            self._workers_ended(self._crew)
+
+    def _go_on(self) -> None:
+        """What the process does that serves: `StartError` says why it cannot."""
+        for archive in self._archives.values():
+            archive.begin()
+        self._start_audit()
+
+    def _tell_start(self) -> None:
         for server in self._configuration.servers:
             for line in describe(server, self._configuration):
                 self.log.info("{line}", line=line)
@@ -225,7 +251,33 @@ class DicomService(Service):
             tls_listening.tell_unreadable()
             for line in self._unreadable():
                 self.log.warn("{line}", line=line)
-        self._reactor.callWhenRunning(self._catch_signals)
+
+    # -- several processes
+
+    def _be_worker(self, crew: Crew) -> None:
+        """We are one of the workers, just forked."""
+        self._process.forked()
+        try:
+            self._prepare_archives(lambda archive: archive.forked(crew.dead))
+            self._go_on()
+        except StartError as error:
+            self._give_up(str(error))
+        self._ports = [*crew.listen()]
+
+        def up() -> None:
+            self._catch_signals()
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's goes to all of us
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+            crew.up(drain=self._drain, stop=self._stop_now, read_again=tls_listening.read_again)
+
+        self._reactor.callWhenRunning(up)
+
+    def _workers_ended(self, crew: Crew) -> None:
+        """We are who they were forked from, and are to end as well."""
+        if crew.failed:
+            self._process.remove_pidfile()
+            raise SystemExit(1)
+        self._reactor.callWhenRunning(self._reactor.stop)
 
     def _unreadable(self) -> list[str]:
         """Which files of passcodes root could read, and who we are now cannot; a line each."""
@@ -254,9 +306,15 @@ class DicomService(Service):
             raise StartError(f"cannot make the store {store}: {error.strerror}") from None
 
     def _prepare_stores(self) -> None:
+        self._prepare_archives(Archive.prepare)
+        if self._crew is not None:
+            for archive in self._archives.values():
+                archive.before_fork()
+
+    def _prepare_archives(self, prepare: Callable[[Archive], int]) -> None:
         for root, archive in self._archives.items():
             try:
-                removed = archive.prepare()
+                removed = prepare(archive)
             except OSError as error:
                 raise StartError(f"cannot use the store {root}: {error.strerror}") from None
             except IndexFault as fault:
@@ -265,7 +323,6 @@ class DicomService(Service):
                 self.log.info(
                     "removed {removed} half-received objects from {root}", removed=removed, root=str(root)
                 )
-            archive.begin()
 
     def _start_audit(self) -> None:
         for directory, auditing in self._auditings.items():
@@ -338,8 +395,20 @@ class DicomService(Service):
             return  # a test's
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._reactor.callFromThread(self._terminate))
-        if contexts() or not os.isatty(0):  # else it ends the process when its terminal is closed
+        if self._heeds_hang_up():
             signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(tls_listening.read_again))
+
+    def _heeds_hang_up(self) -> bool:
+        """Else SIGHUP ends the process when its terminal is closed."""
+        return bool(contexts()) or not os.isatty(0)
+
+    def _drain(self) -> None:
+        if not self._stopping:
+            self._terminate()
+
+    def _stop_now(self) -> None:
+        self._drain()
+        self._terminate()
 
     def _terminate(self) -> None:
         if self._stopping:
@@ -382,6 +451,32 @@ class DicomService(Service):
             return DeferredList([auditing.stop() for auditing in self._auditings.values()])
 
         return DeferredList(waiting).addBoth(ended).addBoth(told)
+
+
+class _Turns:
+    """What a service does at the turns of those that are forked from it: `workers.supervisor.Turns`."""
+
+    def __init__(self, service: DicomService) -> None:
+        self._service = service
+
+    def all_up(self) -> None:
+        self._service._tell_start()
+        self._service._process.started()
+
+    def drain(self) -> None:
+        ports, self._service._ports = self._service._ports, []
+        for port in ports:
+            port.stopListening()
+        self._service._reactor.iterate(0)  # where they are closed
+
+    def read_again(self) -> None:
+        tls_listening.read_again()
+
+    def turn(self) -> None:
+        self._service._reactor.iterate(0)
+
+    def give_up(self, why: str) -> NoReturn:
+        self._service._give_up(why)
 
 
 def _raise_descriptor_limit() -> int:

@@ -165,6 +165,7 @@ ARROW: dict[str, tuple[str, ...]] = {
         "recorder",
     ),
     "process": ("jsonlog",),
+    "workers": (*GROUND, "config", "security", "limits", "crowd", "server", "workers"),
     "service": (
         *GROUND,
         "services",
@@ -187,6 +188,7 @@ ARROW: dict[str, tuple[str, ...]] = {
         "auditing",
         "words",
         "server",
+        "workers",
     ),
     "names": (),
     "words": ("storage", "security", "limits", "config"),

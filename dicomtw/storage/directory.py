@@ -112,6 +112,18 @@ class DirectoryStore:
             sync(self.root)
         return removed
 
+    def forked(self, ended: Sequence[int]) -> int:
+        """To be called in a process that was forked after `prepare`; what it shares with others is the lock.
+
+        Removes what such processes had half received that have `ended`, by their numbers; how many files.
+        Enter what `unsettled` has. Raises `OSError`.
+        """
+        self.journal.forked()
+        self._names.close()  # who holds a lock holds it for all that have it from the same opening
+        self._names.open()
+        removed, self._unsettled = self.journal.clean(ended)
+        return removed
+
     def _make_root(self) -> None:
         missing = [path for path in (self.root, *self.root.parents) if not path.exists()]
         for path in reversed(missing):

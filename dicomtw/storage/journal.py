@@ -12,6 +12,7 @@ import errno
 import itertools
 import os
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -35,8 +36,16 @@ class Journal:
         self._root = root
         self._notes = notes
         self._directory = root / INCOMING
-        self._prefix = f"{os.getpid()}-{secrets.token_hex(4)}"
+        self._token = secrets.token_hex(4)
+        self.forked()
         self._numbers = itertools.count()  # threads may share it: next() is atomic
+
+    def forked(self) -> None:
+        """We are another process than before: our files get names of their own."""
+        self._prefix = self._prefix_of(os.getpid())
+
+    def _prefix_of(self, process: int) -> str:
+        return f"{process}-{self._token}"
 
     def prepare(self) -> None:
         """Make the directory; raises `OSError`."""
@@ -45,13 +54,16 @@ class Journal:
             # What it leads to is not ours to clean up.
             raise OSError(errno.ELOOP, f"{INCOMING} is a symbolic link")
 
-    def clean(self) -> tuple[int, list[Path]]:
+    def clean(self, processes: Sequence[int] | None = None) -> tuple[int, list[Path]]:
         """Remove what was half received; how many such files, and the notes of what has arrived.
 
-        Call it while nobody else uses the store. Raises `OSError`.
+        Call it while nobody else uses the store, or for forked `processes` that have ended. Raises `OSError`.
         """
         removed, notes = 0, []
+        prefixes = ("",) if processes is None else tuple(f"{self._prefix_of(each)}-" for each in processes)
         for path in sorted(self._directory.iterdir()):
+            if not path.name.startswith(prefixes):
+                continue
             if path.is_dir():
                 continue  # somebody else's
             if self._notes and (path.suffix == _NOTE or path.stat(follow_symlinks=False).st_nlink > 1):

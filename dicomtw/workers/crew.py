@@ -1,0 +1,72 @@
+"""The workers of a service: how it is forked into them, and what it is in each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.logger import globalLogPublisher
+
+from dicomtw.config import Configuration
+from dicomtw.workers import reactors
+from dicomtw.workers.gate import Gate
+from dicomtw.workers.link import DRAIN, READ_AGAIN, STOP, Reader, observer
+from dicomtw.workers.standing import Common
+from dicomtw.workers.supervisor import Supervisor, Turns
+
+
+class Crew:
+    """The workers of a configuration."""
+
+    def __init__(self, configuration: Configuration, reactor: Any) -> None:
+        self._count = configuration.workers
+        self.common = Common(self._count)
+        self._reactor = reactor
+        self._supervisor: Supervisor
+        self._listeners: list[Any] = []
+
+    def fault(self) -> str:
+        """Why there can be no workers, in words."""
+        return reactors.fault_of(self._reactor)
+
+    # -- in the process that they are forked from
+
+    def run(self, turns: Turns, *, hang_up: bool) -> bool:
+        """Returns in each worker, with True; and when all have ended, with False."""
+        self._listeners = reactors.listeners(self._reactor)
+        self._supervisor = Supervisor(self._count, self.common, turns)
+        if not self._supervisor.run(hang_up):
+            return False
+        for each in [*globalLogPublisher._observers]:
+            globalLogPublisher.removeObserver(each)
+        globalLogPublisher.addObserver(observer(self._supervisor.link))
+        reactors.renew(self._reactor)
+        return True
+
+    @property
+    def failed(self) -> bool:
+        """Whether one of them has not ended in good order."""
+        return self._supervisor.failed
+
+    # -- in a worker
+
+    @property
+    def dead(self) -> list[int]:
+        """The numbers of processes that we take the place of."""
+        return self._supervisor.dead[self.common.board.own]
+
+    def listen(self) -> list[Gate]:
+        """Accept connections."""
+        gates = [Gate(port, self._reactor, self.common.is_busier) for port in self._listeners]
+        for gate in gates:
+            gate.startListening()
+        return gates
+
+    def up(
+        self, *, drain: Callable[[], None], stop: Callable[[], None], read_again: Callable[[], None]
+    ) -> None:
+        """All is as it should be; from now on do as we are told."""
+        self.common.begin()
+        link = self._supervisor.link
+        self._reactor.addReader(Reader(link, {DRAIN: drain, STOP: stop, READ_AGAIN: read_again}, drain))
+        link.send(up=True)
