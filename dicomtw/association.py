@@ -146,7 +146,8 @@ class Association:
         self._queue = OperationQueue(self, performed)
         self._requests.window = invoked
         self._reader = MessageReader(self.accepted, self)
-        self._outbox = Outbox(self.provider.data_request, peer_maximum_length, self._disk)
+        send = self.provider.data_request
+        self._outbox = Outbox(send, peer_maximum_length, self._disk, send)
         self._shell.associated()
 
     def _scu_of(self, sop_class_uid: str) -> bool:
@@ -281,14 +282,13 @@ class Association:
 
     def pending(self, operation: Operation, response: Response) -> None:
         if self.provider.state in _CAN_SEND:
-            command = operation.response(response).encode()
-            self._outbox.send(operation.context.context_id, command, response.data_set)
+            self._outbox.send(operation.context.context_id, operation.encoded(response), response.data_set)
 
     def ready(self) -> Deferred[None]:
         return self._outbox.ready()
 
     def performed(self, operation: Operation, response: Response) -> None:
-        name = operation.request.message_type.name.removesuffix("-RQ")
+        name = operation.request.message_type.operation
         if status.category(response.status) is status.Category.FAILURE:
             self.failures[response.status] += 1
             if self.failures.total() <= _FAILURES_LOGGED:

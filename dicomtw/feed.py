@@ -94,7 +94,7 @@ class Disk:
 
         return self._in_thread(timed).addBoth(over)
 
-    async def read(self, source: DataSetSource, length: int) -> bytes:
+    async def read(self, source: DataSetSource, length: int) -> bytes | memoryview:
         """The next bytes of `source`, read here while the disk keeps up and in a thread while it lags."""
         if self.lags:
             return await self.call_in_thread(lambda: source.read(length))

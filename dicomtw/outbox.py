@@ -12,18 +12,29 @@ from dicomtw.errors import AssociationLost
 from dicomtw.feed import Disk
 from dicomtw.services import DataSetSource
 
-#: Data sets are read and written in parts of about this length, in bytes.
-BLOCK = 1 << 18
+#: Data sets are read and written in parts of about this length, in bytes: most objects are one. A part is
+#: one system call, for the headers of PDUs and what is between them (benchmarks/retrieve.py).
+BLOCK = 1 << 20
+#: Messages that wait may be so long together, in bytes, before no further ones should come.
+ROOM = 1 << 18
 
 
 class Outbox:
     """What one association sends: small messages at once, data sets from files as the peer takes them.
 
-    `write` sends encoded P-DATA-TF PDUs, of `maximum_length` at most.
+    `write` sends encoded P-DATA-TF PDUs, of `maximum_length` at most, and `write_parts` such that are to be
+    put together, which by default they are here.
     """
 
-    def __init__(self, write: Callable[[bytes], None], maximum_length: int, disk: Disk) -> None:
+    def __init__(
+        self,
+        write: Callable[[bytes], None],
+        maximum_length: int,
+        disk: Disk,
+        write_parts: Callable[[list[bytes | memoryview]], None] | None = None,
+    ) -> None:
         self._write = write
+        self._write_parts = write_parts or (lambda parts: self._write(b"".join(parts)))
         self._maximum_length = maximum_length
         self._disk = disk
         #: A data set is under way; after it, what waits follows: encoded messages, and turns to send another.
@@ -93,7 +104,7 @@ class Outbox:
     async def _send_from(self, context_id: int, command: bytes, source: DataSetSource) -> int:
         step = writer.fragment_length(self._maximum_length)
         length = max(1, BLOCK // step) * step
-        pdus = writer.command_pdus(context_id, command, self._maximum_length)
+        begun: list[bytes | memoryview] = [writer.command_pdus(context_id, command, self._maximum_length)]
         size, last = 0, False
         block = await self._read(source, length)
         while not last:
@@ -105,20 +116,21 @@ class Outbox:
                 await self._stalled
             if self._lost is not None:
                 raise self._lost
-            self._write(pdus + writer.data_set_pdus(context_id, block, self._maximum_length, last=last))
+            parts = writer.data_set_parts(context_id, block, self._maximum_length, last=last)
+            self._write_parts([*begun, *parts])
             self._mid_message = not last
             size += len(block)
-            pdus, block = b"", following
+            begun, block = [], following
         return size
 
-    async def _read(self, source: DataSetSource, length: int) -> bytes:
+    async def _read(self, source: DataSetSource, length: int) -> bytes | memoryview:
         """The next `length` bytes; less only at the end."""
         block = await self._disk.read(source, length)
         while 0 < len(block) < length:
             more = await self._disk.read(source, length - len(block))
             if not more:
                 break
-            block += more
+            block = b"".join((block, more))
         return block
 
     def _not_stalled(self, _: object) -> None:
@@ -154,7 +166,7 @@ class Outbox:
         return ready
 
     def _has_room(self) -> bool:
-        return self._lost is not None or (self._taken and self._size <= BLOCK)
+        return self._lost is not None or (self._taken and self._size <= ROOM)
 
     def _go_on(self) -> None:
         while self._unready and self._has_room():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from twisted.internet.interfaces import (
@@ -19,7 +20,15 @@ from zope.interface import implementer
 from dicomtw.association import Association, Hold
 from dicomtw.limits import Limits as Limits  # for those who make a factory
 from dicomtw.summary import NOTHING_SAID, log_summary
-from dicomtw.transports import acknowledge_now, in_handshake, read_much, tcp_socket_of, tls_fault
+from dicomtw.transports import (
+    acknowledge_now,
+    in_handshake,
+    parts_writer_of,
+    read_much,
+    tcp_socket_of,
+    tls_fault,
+    writer_of,
+)
 from dicomtw.ul.provider import Provider
 from dicomtw.watch import Watch
 
@@ -48,6 +57,9 @@ class AssociationProtocol(Protocol):
         self._closing: IDelayedCall | None = None
         self._holds = Hold(0)
         self._socket: socket.socket | None = None
+        self._write: Callable[[bytes], None]
+        self._write_parts: Callable[[list[bytes | memoryview]], None]
+        self._has_answered = False
         self._tls = ""
         self._input_ended = False
 
@@ -63,6 +75,8 @@ class AssociationProtocol(Protocol):
 
     def connectionMade(self) -> None:
         self._socket = tcp_socket_of(self.transport)
+        self._write = writer_of(self.transport)
+        self._write_parts = parts_writer_of(self.transport)
         read_much(self.transport)
         set_no_delay = getattr(self.transport, "setTcpNoDelay", None)
         if set_no_delay is not None and self._socket is not None:
@@ -71,13 +85,14 @@ class AssociationProtocol(Protocol):
         self.transport.registerProducer(self, True)
 
     def dataReceived(self, data: bytes) -> None:
+        self._has_answered = False
         try:
             self.provider.bytes_received(data)
             self.association.chunk_ended()
         except Exception:
             self._bug()
         self.watch.received()
-        if self._socket is not None:
+        if self._socket is not None and not self._has_answered:  # an answer acknowledges too
             acknowledge_now(self._socket)
 
     def readConnectionLost(self) -> None:
@@ -131,7 +146,13 @@ class AssociationProtocol(Protocol):
 
     def write(self, data: bytes) -> None:
         self.watch.active()
-        self.transport.write(data)
+        self._has_answered = True
+        self._write(data)
+
+    def write_parts(self, parts: list[bytes | memoryview]) -> None:
+        self.watch.active()
+        self._has_answered = True
+        self._write_parts(parts)
 
     def close(self) -> None:
         if self._closing is None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from OpenSSL import SSL
+from twisted.internet.tcp import Connection
 from twisted.python.failure import Failure
 
 from dicomtw.security.certificate import PeerCertificate, peer_certificate_of
@@ -37,6 +38,10 @@ _TLS_FAULTS = {
 _READ: Final = 1 << 18
 
 
+#: Parts that the system gathers at most: IOV_MAX of Linux.
+_GATHERED: Final = 1024
+
+
 def _layers(transport: Any) -> Iterator[Any]:
     while transport is not None:
         yield transport
@@ -56,6 +61,58 @@ def read_much(transport: Any) -> None:
     for layer in _layers(transport):
         if hasattr(layer, "bufferSize"):
             layer.bufferSize = _READ
+
+
+def writer_of(transport: Any) -> Callable[[bytes], None]:
+    """How to write to a connection: at once, where nothing waits to be sent before.
+
+    Twisted's transports leave it to the next turn of the reactor. For a response, which nearly always fits
+    into what the system buffers, that is three system calls and a quarter of the time of a C-ECHO.
+    """
+    if not isinstance(transport, Connection):
+        return lambda data: transport.write(data)  # TLS, which makes records of it; or of a test
+
+    def write_now(data: bytes) -> None:
+        is_open = transport.connected and not transport._writeDisconnected
+        if is_open and not (transport.dataBuffer or transport._tempDataBuffer):
+            sent = transport.writeSomeData(data)
+            if sent == len(data):
+                return
+            if isinstance(sent, int):  # or it is lost, which the next turn finds out
+                data = data[sent:]
+        transport.write(data)
+
+    return write_now
+
+
+def parts_writer_of(transport: Any) -> Callable[[list[bytes | memoryview]], None]:
+    """The same for what is in many places, as a data set and the headers of its PDUs are: the system gathers
+    them, and no byte is copied on the way to it.
+    """
+    write = writer_of(transport)
+    if not isinstance(transport, Connection):
+        return lambda parts: write(b"".join(parts))
+
+    def write_now(parts: list[bytes | memoryview]) -> None:
+        is_open = transport.connected and not transport._writeDisconnected
+        if not is_open or transport.dataBuffer or transport._tempDataBuffer or len(parts) > _GATHERED:
+            write(b"".join(parts))
+            return
+        try:
+            sent = transport.socket.sendmsg(parts)
+        except OSError:  # it takes nothing now, or is lost, which the next turn finds out
+            sent = 0
+        rest = []
+        for part in parts:
+            if sent >= len(part):
+                sent -= len(part)
+            else:
+                rest.append(memoryview(part)[sent:])
+                sent = 0
+        if rest:
+            transport.write(b"".join(rest))
+
+    return write_now
 
 
 def tcp_socket_of(transport: Any) -> socket.socket | None:

@@ -112,6 +112,9 @@ class _Neighbours:
     def connect(self) -> None:
         assert self.provider.state == State.Sta1
 
+    def write_parts(self, parts: list[bytes | memoryview]) -> None:
+        self.write(b"".join(parts))
+
     def write(self, data: bytes) -> None:
         assert not self.closed, "written after it was closed"
         sent = _Calls(True)

@@ -104,12 +104,13 @@ class Source(io.BytesIO):
 
 class OutboxTestCase(SynchronousTestCase):
     def setUp(self) -> None:
-        self.assertEqual(outbox.BLOCK, 1 << 18)
+        self.assertEqual(outbox.BLOCK, 1 << 20)
         self.begin()
 
     def begin(self, maximum_length: int = 4096, disk: Disk | None = None, block: int = BLOCK) -> None:
         """An outbox to a peer that receives PDUs of that length, with blocks of that length."""
         self.patch(outbox, "BLOCK", block)
+        self.patch(outbox, "ROOM", block)
         self.peer = Receiver(maximum_length)
         self.outbox = Outbox(self.peer.write, maximum_length, disk or Disk(at_once))
         self.maximum_length = maximum_length

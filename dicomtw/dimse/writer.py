@@ -43,13 +43,27 @@ def data_set_pdus(context_id: int, part: bytes, maximum_length: int, *, last: bo
     return _pdus(context_id, 0, part, fragment_length(maximum_length), last)
 
 
+def data_set_parts(
+    context_id: int, part: bytes | memoryview, maximum_length: int, *, last: bool = True
+) -> list[bytes | memoryview]:
+    """As `data_set_pdus`, not put together: headers and what is between them, for one call that gathers."""
+    return _parts(context_id, 0, part, fragment_length(maximum_length), last)
+
+
 def _pdus(context_id: int, kind: int, data: bytes, step: int, last: bool) -> bytes:
     if len(data) <= step:
         return p_data_header(context_id, kind | LAST if last else kind, len(data)) + data
-    pieces: list[bytes | memoryview] = []
+    return b"".join(_parts(context_id, kind, data, step, last))
+
+
+def _parts(
+    context_id: int, kind: int, data: bytes | memoryview, step: int, last: bool
+) -> list[bytes | memoryview]:
     view = memoryview(data)
-    for at in range(0, len(data), step):
-        fragment = view[at : at + step]
-        ends = last and at + step >= len(data)
-        pieces += (p_data_header(context_id, kind | LAST if ends else kind, len(fragment)), fragment)
-    return b"".join(pieces)
+    full = p_data_header(context_id, kind, step)
+    parts: list[bytes | memoryview] = []
+    end = max(0, len(view) - 1) // step * step  # where the last fragment begins
+    for at in range(0, end, step):
+        parts += (full, view[at : at + step])
+    parts += (p_data_header(context_id, kind | LAST if last else kind, len(view) - end), view[end:])
+    return parts

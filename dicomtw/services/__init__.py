@@ -55,7 +55,7 @@ class Response:
 class DataSetSource(Protocol):
     """An encoded data set that is read as it is sent: an open file, `io.BytesIO`. May block on the disk."""
 
-    def read(self, length: int, /) -> bytes:
+    def read(self, length: int, /) -> bytes | memoryview:
         """The next bytes, `length` at most; none at the end. Raises `OSError`."""
 
     def close(self) -> None:
@@ -218,7 +218,7 @@ class ServiceClass:
     def operations(self) -> Mapping[MessageType, Perform]:
         """The methods of this service by the request they perform."""
         names = {
-            message_type: message_type.name.removesuffix("-RQ").lower().replace("-", "_")
+            message_type: message_type.operation.lower().replace("-", "_")
             for message_type in MESSAGE_TYPES.values()
             if not message_type.is_response
         }

@@ -15,11 +15,17 @@ _BLOCK: Final = 256 * 1024
 #: SOP Class and Instance UID are in so much of the data set, as a rule.
 _HEAD: Final = 16 * 1024
 
+_NOTHING: Final = memoryview(b"")
+
 _NAMES = frozenset({header.SOP_CLASS_UID, header.SOP_INSTANCE_UID})
 
 
 class DataSetFile:
-    """A file that is open at its data set."""
+    """A file that is open at its data set, of which up to `block` bytes are read at once.
+
+    If it `is_known` what it is, nobody looks for the SOP UIDs in its data set: they are those of the File
+    Meta Information.
+    """
 
     __slots__ = (
         "_at",
@@ -33,15 +39,16 @@ class DataSetFile:
         "transfer_syntax_uid",
     )
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, block: int = _BLOCK, *, is_known: bool = False) -> None:
         """Take over the descriptor, unless this raises: `OSError`, `ValueError` for what is no DICOM file."""
         self._fd = fd
-        self._block = os.pread(fd, _BLOCK, 0)
-        head = part10.read_head(self._block)
+        beginning = os.pread(fd, block, 0)
+        self._block = memoryview(beginning)
+        head = part10.read_head(beginning)
         self._offset = head.data_set_offset
         self._at = 0  # of the data set
         length = len(self._block)
-        if length == _BLOCK:
+        if length == block:
             length = max(length, os.fstat(fd).st_size)
         #: Of the data set in the file, in bytes.
         self.size = length - self._offset
@@ -50,7 +57,9 @@ class DataSetFile:
         self._padding = b"\0" * (self.size % 2)
         #: How it is encoded, by its File Meta Information.
         self.transfer_syntax_uid = head.transfer_syntax_uid
-        self.sop_class_uid, self.sop_instance_uid = self._names(head)
+        self.sop_class_uid, self.sop_instance_uid = head.sop_class_uid, head.sop_instance_uid
+        if not is_known:
+            self.sop_class_uid, self.sop_instance_uid = self._names(head)
         if self._offset + self.size == len(self._block):
             self._close()  # all is read
 
@@ -58,7 +67,7 @@ class DataSetFile:
         """By the data set, for that is what is sent: File Meta Information of others may say another thing.
         It counts where the data set does not tell.
         """
-        beginning = self._block[self._offset : self._offset + _HEAD]
+        beginning = bytes(self._block[self._offset : self._offset + _HEAD])
         try:
             found = header.find_elements(
                 self._read_at, self.transfer_syntax_uid, _NAMES, beginning, self.size
@@ -75,7 +84,7 @@ class DataSetFile:
     def _read_at(self, offset: int, length: int) -> bytes:
         return os.pread(self._fd, length, self._offset + offset)
 
-    def read(self, length: int, /) -> bytes:
+    def read(self, length: int, /) -> bytes | memoryview:
         """The next bytes, `length` at most; none at the end. What is odd is padded to an even length.
 
         Raises `OSError`, also if the file is shorter than when it was opened: its end is not the object's.
@@ -87,9 +96,9 @@ class DataSetFile:
         if length <= 0:
             return b""
         start = self._offset + self._at
-        piece = self._block[start : start + length]
+        piece: bytes | memoryview = self._block[start : start + length]
         if not piece:
-            self._block = b""  # behind it
+            self._block = _NOTHING  # behind it
             piece = self._read_at(self._at, length)
             if not piece:
                 raise OSError(errno.EIO, "the file is shorter than it was")
@@ -98,7 +107,7 @@ class DataSetFile:
 
     def close(self) -> None:
         """Read no more; again if need be."""
-        self._block = b""
+        self._block = _NOTHING
         self._close()
 
     def _close(self) -> None:
@@ -107,15 +116,15 @@ class DataSetFile:
             os.close(fd)
 
 
-def open_data_set(path: Path) -> DataSetFile:
-    """Open a file at its data set.
+def open_data_set(path: Path | str, block: int = _BLOCK, *, is_known: bool = False) -> DataSetFile:
+    """Open a file at its data set, as `DataSetFile` has it.
 
     Raises `OSError`, for a symbolic link too; `ValueError`, one line, for what is no DICOM file.
     """
     # O_NONBLOCK: to open a FIFO does not wait for its other end.
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
-        return DataSetFile(fd)
+        return DataSetFile(fd, block, is_known=is_known)
     except BaseException:
         os.close(fd)
         raise

@@ -46,6 +46,9 @@ class Transport(Protocol):
     def write(self, data: bytes) -> None:
         """Send bytes, in one go."""
 
+    def write_parts(self, parts: list[bytes | memoryview]) -> None:
+        """Send bytes that are in many places, in one go."""
+
     def close(self) -> None:
         """Close the transport connection after what was written has gone out."""
 
@@ -99,8 +102,8 @@ class Provider:
     def associate_response(self, answer: A_ASSOCIATE_AC | A_ASSOCIATE_RJ) -> None:
         self._happens(Event.Evt7 if isinstance(answer, A_ASSOCIATE_AC) else Event.Evt8, answer)
 
-    def data_request(self, p_data: PDU | bytes) -> None:
-        """Send a P-DATA-TF, as an object or encoded."""
+    def data_request(self, p_data: PDU | bytes | list[bytes | memoryview]) -> None:
+        """Send P-DATA-TFs: one as an object, or any number encoded, be it in many parts."""
         self._happens(Event.Evt9, p_data)
 
     def release_request(self) -> None:
@@ -195,8 +198,11 @@ class Provider:
     def connect(self) -> None:
         self._transport.connect()
 
-    def send(self, pdu: PDU | bytes) -> None:
-        self._transport.write(pdu if isinstance(pdu, bytes) else pdu.encode())
+    def send(self, pdu: PDU | bytes | list[bytes | memoryview]) -> None:
+        if isinstance(pdu, list):
+            self._transport.write_parts(pdu)
+        else:
+            self._transport.write(pdu if isinstance(pdu, bytes) else pdu.encode())
 
     def close(self) -> None:
         self._framer.stop()
