@@ -302,7 +302,7 @@ class AcceptedAssociation(Association):
 
     def _refusal(self, request: Command) -> DimseError | None:
         access, remote = self._entity.access, self.remote
-        why = access.refusal(remote, request.message_type.name.removesuffix("-RQ"))
+        why = access.refusal(remote, request.message_type.operation)
         if why:
             return DimseError(status.NOT_AUTHORIZED, why)
         if request.message_type is C_MOVE_RQ:

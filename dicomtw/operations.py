@@ -10,8 +10,10 @@ from typing import Any, Protocol, TypeVar
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
+from dicomtw.coroutines import begin
 from dicomtw.dimse import status
 from dicomtw.dimse.messages import CANCELLABLE, Command, response_type
+from dicomtw.dimse.responses import encode_plain, has_plain_response
 from dicomtw.errors import Cancelled, DimseError
 from dicomtw.feed import Feed
 from dicomtw.services import MemorySink, Perform, Response, SubOperations
@@ -166,6 +168,12 @@ class Operation:
         if self.feed is not None:
             self.feed.discard()
 
+    def encoded(self, response: Response) -> bytes:
+        """The command set of a response."""
+        if response.comment or response.elements or not has_plain_response(self.request):
+            return self.response(response).encode()
+        return encode_plain(self.request, response.status, response.data_set is not None)
+
     def response(self, response: Response) -> Command:
         """The command of a response, which says again what the request was about."""
         request = self.request
@@ -291,12 +299,16 @@ class OperationQueue:
         while self._waiting and not self._held and len(self._running) < self._window:
             operation = self._waiting.popleft()
             self._running[operation] = None
-            performing = Deferred.fromCoroutine(self._perform(operation))
-            if operation in self._running:
+            try:
+                performing = begin(self._perform(operation))
+            except Exception:
+                self._performer.bug(Failure())
+                continue
+            if performing is not None:
                 self._running[operation] = performing
                 if operation.dropped:
                     performing.cancel()  # what it did first has ended the association
-            performing.addErrback(self._performer.bug)
+                performing.addErrback(self._performer.bug)
         self._starting = False
         self._performer.waiting(len(self._waiting) >= _MAXIMUM_WAITING)
         if not self.busy:

@@ -42,7 +42,17 @@ ARROW: dict[str, tuple[str, ...]] = {
     "security": (*GROUND, "settings", "ul.items", "ul.pdu", "security"),
     "feed": (*GROUND, "storage", "services/__init__"),
     "trail": (*GROUND, "services/__init__", "security.access"),
-    "operations": (*GROUND, "ul.negotiation", "dimse", "storage", "services/__init__", "trail", "feed"),
+    "coroutines": (),
+    "operations": (
+        *GROUND,
+        "ul.negotiation",
+        "dimse",
+        "storage",
+        "services/__init__",
+        "trail",
+        "feed",
+        "coroutines",
+    ),
     "outbox": (*GROUND, "dimse", "services/__init__", "feed"),
     "requests": (*GROUND, "ul.negotiation", "dimse"),
     "association": (

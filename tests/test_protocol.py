@@ -634,29 +634,42 @@ class SocketTests(ProtocolTestCase):
             self.lose(transport)
 
     def test_quick_acknowledgements(self) -> None:
-        """TCP_QUICKACK is set after each read, for it does not stick; not before, and not after the end."""
+        """TCP_QUICKACK is set after each read, for it does not stick, but where an answer acknowledges too;
+        not before, and not after the end.
+        """
         transport = SocketTransport(FakeSocket())
         self.wire(transport=transport)
         self.assertEqual(transport.handle.options, [])
-        transport.protocol.dataReceived(associate_rq(CONTEXTS).encode())
-        transport.protocol.dataReceived(b"".join(message(1, c_echo_rq())))
-        self.assertEqual(transport.handle.options, [self.QUICKACK] * 2)
+        for whole in (associate_rq(CONTEXTS).encode(), b"".join(message(1, c_echo_rq()))):
+            transport.handle.options.clear()
+            for at in range(len(whole) - 1):
+                transport.protocol.dataReceived(whole[at : at + 1])
+            self.assertEqual(transport.handle.options, [self.QUICKACK] * (len(whole) - 1))
+            answered = len(transport.writes)
+            transport.protocol.dataReceived(whole[-1:])
+            self.assertEqual(len(transport.writes), answered + 1)
+            self.assertEqual(transport.handle.options, [self.QUICKACK] * (len(whole) - 1))
+        transport.handle.options.clear()
         self.lose(transport)
         transport.protocol.dataReceived(b"late")
-        self.assertEqual(transport.handle.options, [self.QUICKACK] * 2)
+        self.assertEqual(transport.handle.options, [])
 
     def test_wrapped(self) -> None:
         """The socket is found under any number of wrappers."""
         handle = FakeSocket()
         transport = WrappedTransport(WrappedTransport(SocketTransport(handle)))
-        self.wire(associate_rq(CONTEXTS), transport=transport)
+        self.wire(transport=transport)
+        transport.protocol.dataReceived(associate_rq(CONTEXTS).encode()[:-1])
         self.assertEqual(handle.options, [self.QUICKACK])
         self.lose(transport)
 
     def test_refused(self) -> None:
         """A system that refuses the option is as good without."""
         transport = SocketTransport(FakeSocket(fault=OSError(92, "Protocol not available")))
-        self.wire(associate_rq(CONTEXTS), transport=transport)
+        self.wire(transport=transport)
+        proposal = associate_rq(CONTEXTS).encode()
+        transport.protocol.dataReceived(proposal[:9])
+        transport.protocol.dataReceived(proposal[9:])
         self.assertEqual(len(transport.writes), 1)
         self.assertIn("closed by the peer", self.lose(transport))
 

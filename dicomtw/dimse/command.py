@@ -23,14 +23,10 @@ _GROUP_LENGTH = Struct("<HHLL")
 T = TypeVar("T")
 
 
-def _number(struct: Struct) -> Callable[[bytes], int]:
-    def decode(value: bytes) -> int:
-        if len(value) != struct.size:
-            raise ProtocolError(f"{len(value)} bytes long; {struct.size} is right")
-        number: int = struct.unpack(value)[0]
-        return number
-
-    return decode
+def _decode_number(value: bytes) -> int:
+    if len(value) != 2:
+        raise ProtocolError(f"{len(value)} bytes long; 2 is right")
+    return value[0] | value[1] << 8
 
 
 def _decode_uid(value: bytes) -> str:
@@ -67,7 +63,7 @@ _DECODE: dict[str, Callable[[bytes], Any]] = {
     "AT": _decode_tags,
     "LO": _decode_text,
     "UI": _decode_uid,
-    "US": _number(_US),
+    "US": _decode_number,
 }
 
 _ENCODE: dict[str, Callable[[Any], bytes]] = {
@@ -160,6 +156,10 @@ ELEMENTS: Final[dict[int, CommandElement[Any]]] = {
 }
 
 
+#: How the value of each is decoded.
+_DECODERS: Final = {number: _DECODE[element.vr] for number, element in ELEMENTS.items()}
+
+
 def decode_values(data: bytes) -> dict[int, Any]:
     """The known elements of an encoded command set; unknown and retired ones are passed over.
 
@@ -169,16 +169,17 @@ def decode_values(data: bytes) -> dict[int, Any]:
     """
     values: dict[int, Any] = {}
     at, end, previous = 0, len(data), -1
+    unpack_header = _ELEMENT_HEADER.unpack_from
     stated_end = end
     if len(data) >= _GROUP_LENGTH.size and data[:8] == _BEGINNING:
         stated_end = _GROUP_LENGTH.size + int.from_bytes(data[8:12], "little")
     while at < end:
-        if end - at < _ELEMENT_HEADER.size:
+        if end - at < 8:
             raise ProtocolError(f"command set ends with {end - at} bytes too few for an element")
-        group, number, length = _ELEMENT_HEADER.unpack_from(data, at)
+        group, number, length = unpack_header(data, at)
         if group != 0 and at == stated_end and values.get(_COMMAND_FIELD, 0) & 0x8000:
             break
-        at += _ELEMENT_HEADER.size
+        at += 8
         if group != 0:
             raise ProtocolError(f"element ({group:04X},{number:04X}) in a command set")
         if number <= previous:
@@ -186,11 +187,12 @@ def decode_values(data: bytes) -> dict[int, Any]:
         if length > end - at:
             raise ProtocolError(f"element (0000,{number:04X}) is {length} bytes long; {end - at} are left")
         previous = number
-        element = ELEMENTS.get(number)
-        if element is not None:
+        decode = _DECODERS.get(number)
+        if decode is not None:
             try:
-                values[number] = _DECODE[element.vr](data[at : at + length])
+                values[number] = decode(data[at : at + length])
             except ProtocolError as fault:
-                raise ProtocolError(f"element (0000,{number:04X}) {element.name} is {fault}") from None
+                name = ELEMENTS[number].name
+                raise ProtocolError(f"element (0000,{number:04X}) {name} is {fault}") from None
         at += length
     return values

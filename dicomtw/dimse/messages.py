@@ -47,6 +47,12 @@ class MessageType:
     mandatory: tuple[CommandElement[Any], ...]
     optional: tuple[CommandElement[Any], ...] = ()
     data_set: DataSet = DataSet.NEVER
+    #: The operation that it is of, `C-STORE`.
+    operation: str = attrs.field(init=False)
+
+    @operation.default
+    def _operation(self) -> str:
+        return self.name.removesuffix("-RQ").removesuffix("-RSP")
 
     @property
     def is_response(self) -> bool:
