@@ -6,10 +6,10 @@ destination. Files are sent as they are where the receiver takes their transfer 
 
 from __future__ import annotations
 
-import io
 from array import array
 from collections.abc import AsyncGenerator, Awaitable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -29,21 +29,15 @@ from dicomtw.services import (
 from dicomtw.services.bounds import DEFAULT, Bounds
 from dicomtw.services.identifier import failed_list
 from dicomtw.services.query import Settled, agreed, decoded, not_available
+from dicomtw.services.reading import BATCH, Opened, ReadAhead, transcoded
 from dicomtw.services.selection import Group, Selection, checked_keys, select
-from dicomtw.storage.data_set_file import open_data_set
 from dicomtw.storage.index.database import Index, Instance
 from dicomtw.storage.index.query import Query
-from dicomtw.transcode import CannotTranscode, transcode
 from dicomtw.ul.negotiation import AcceptedContext, Offer
 
 #: Relational retrieval is supported, conversion of enhanced multi-frame images is not (PS3.4 Table C.5-3).
 _SUPPORTED: Final = (1, 0)
 
-#: What is longer is not sent in another transfer syntax, for that is done in memory; in bytes.
-MAXIMUM_TRANSCODED: Final = 256 << 20
-
-#: Instances whose files are looked up at a time.
-_BATCH: Final = 200
 #: Failed sub-operations of one request that get a log line of their own.
 _FAILURES_LOGGED: Final = 5
 #: UIDs of failed instances that are kept; an element has room for no more.
@@ -189,16 +183,14 @@ class _Retrieval(ServiceClass):
         self,
         operation: Operation,
         association: SubOperations,
-        instance: Instance,
+        opened: Opened,
         counters: Counters,
         originator: Originator | None,
     ) -> None:
         """One sub-operation. Raises `AssociationLost`, after counting it."""
+        instance = opened.instance
         try:
-            context, data_set = await operation.call_in_thread(
-                lambda: _open(self._root, instance, association.contexts(instance.sop_class_uid)),
-                late=lambda opened: opened[1].close(),
-            )
+            context, data_set = await self._ready(operation, association, opened)
             answer = await operation.shielded(
                 association.c_store(context, instance.sop_instance_uid, data_set, move_originator=originator)
             )
@@ -217,6 +209,17 @@ class _Retrieval(ServiceClass):
         if counters.failed <= _FAILURES_LOGGED:
             operation.warn(f"{uids.name_of(instance.sop_class_uid)} not sent: {why}")
 
+    async def _ready(
+        self, operation: Operation, association: SubOperations, opened: Opened
+    ) -> tuple[AcceptedContext, DataSetSource]:
+        """What is opened; or what it becomes in another transfer syntax. Raises `OSError`, `ValueError`."""
+        if opened.fault:
+            raise ValueError(opened.fault)
+        if opened.context is not None and opened.data_set is not None:
+            return opened.context, opened.data_set
+        contexts = association.contexts(opened.instance.sop_class_uid)
+        return await operation.call_in_thread(lambda: transcoded(self._root, opened.instance, contexts))
+
     async def _send_all(
         self,
         operation: Operation,
@@ -229,30 +232,43 @@ class _Retrieval(ServiceClass):
 
         If the association is lost, those that it was for have failed.
         """
-        lost = False
-        for at in range(0, len(ids), _BATCH):
-            for instance in await self._instances(operation, ids[at : at + _BATCH], counters):
-                if lost:
-                    counters.fail(instance)
-                    continue
-                try:
-                    await self._send(operation, association, instance, counters, originator)
-                except AssociationLost as fault:
-                    operation.warn(f"the association ended at {instance.sop_instance_uid}: {fault}")
-                    lost = True
-                if counters.remaining and not lost:
-                    yield counters.response(status.PENDING, operation)
-
-    async def _instances(
-        self, operation: Operation, ids: array[int], counters: Counters
-    ) -> Sequence[Instance]:
-        """The next instances; those that are no longer stored do not remain."""
+        reading = ReadAhead(operation, self._index, self._root, association, ids)
         try:
-            instances = await operation.call_in_thread(lambda: self._index.instance(ids))
-        except IndexFault as fault:
-            raise not_available(operation, fault, status.UNABLE_TO_PERFORM_SUB_OPERATIONS) from fault
-        counters.remaining -= len(ids) - len(instances)
-        return instances
+            while True:
+                portion = await reading.portion()
+                counters.remaining -= portion.gone  # those that are no longer stored do not remain
+                for opened in portion.opened:
+                    if reading.lost:
+                        counters.fail(opened.instance)
+                        continue
+                    try:
+                        await self._send(operation, association, opened, counters, originator)
+                    except AssociationLost as fault:
+                        operation.warn(
+                            f"the association ended at {opened.instance.sop_instance_uid}: {fault}"
+                        )
+                        reading.lost = True
+                    if counters.remaining and not reading.lost:
+                        yield counters.response(status.PENDING, operation)
+                if portion.fault is not None:
+                    code = status.UNABLE_TO_PERFORM_SUB_OPERATIONS
+                    raise not_available(operation, portion.fault, code) from portion.fault
+                if not portion.opened:
+                    break
+        finally:
+            reading.close()
+
+    async def _fail_all(self, operation: Operation, ids: array[int], counters: Counters) -> None:
+        """Count what cannot be sent."""
+        for at in range(0, len(ids), BATCH):
+            some = ids[at : at + BATCH]
+            try:
+                instances = await operation.call_in_thread(partial(self._index.instance, some))
+            except IndexFault as fault:
+                raise not_available(operation, fault, status.UNABLE_TO_PERFORM_SUB_OPERATIONS) from fault
+            counters.remaining -= len(some) - len(instances)
+            for instance in instances:
+                counters.fail(instance)
 
 
 class Get(_Retrieval):
@@ -339,10 +355,7 @@ class Move(_Retrieval):
             association = await self._destinations.associate(destination, group.contexts())
         except AssociationLost as fault:
             operation.warn(f"move destination {destination!r}: {fault}")
-            for at in range(0, len(group.ids), _BATCH):
-                ids = group.ids[at : at + _BATCH]
-                for instance in await self._instances(operation, ids, counters):
-                    counters.fail(instance)
+            await self._fail_all(operation, group.ids, counters)
             return
         originator = operation.calling_ae_title, operation.request.message_id or 0
         try:
@@ -355,23 +368,3 @@ class Move(_Retrieval):
             association.abort("the C-MOVE it was for has ended")
             raise
         association.release()
-
-
-def _open(
-    root: Path, instance: Instance, contexts: Sequence[AcceptedContext]
-) -> tuple[AcceptedContext, DataSetSource]:
-    """A context that the receiver takes an instance in, and its data set for that: as stored if possible.
-
-    Raises `OSError`, `ValueError`.
-    """
-    if not contexts:
-        raise CannotTranscode("the receiver has accepted no presentation context for it")
-    path = root.joinpath(*instance.parts)
-    for context in contexts:
-        if context.transfer_syntax == instance.transfer_syntax_uid:
-            return context, open_data_set(path)
-    if path.stat().st_size > MAXIMUM_TRANSCODED:
-        raise CannotTranscode("it is too large to be decompressed")
-    chosen, data_set = transcode(path, [context.transfer_syntax for context in contexts])
-    context = next(context for context in contexts if context.transfer_syntax == chosen)
-    return context, io.BytesIO(data_set)

@@ -63,6 +63,11 @@ class DataSetFile:
         if self._offset + self.size == len(self._block):
             self._close()  # all is read
 
+    @property
+    def in_memory(self) -> int:
+        """What is read already, in bytes."""
+        return len(self._block)
+
     def _names(self, head: part10.FileHead) -> tuple[str, str]:
         """By the data set, for that is what is sent: File Meta Information of others may say another thing.
         It counts where the data set does not tell.

@@ -20,7 +20,7 @@ from dicomtw.dimse.messages import C_FIND_RQ, C_GET_RQ, C_STORE_RQ
 from dicomtw.encoding import data_set as encoding
 from dicomtw.errors import Cancelled, OperationFailed, QueryLimit
 from dicomtw.operations import MAXIMUM_REQUEST_BYTES, OPERATIONS_WINDOW
-from dicomtw.services import retrieve
+from dicomtw.services import reading
 from dicomtw.services.bounds import Bounds
 from dicomtw.services.query import Query
 from dicomtw.services.retrieve import Get, Move
@@ -226,7 +226,7 @@ class WithoutPydicomTests(RetrieveTestCase):
             with self.patched_modules():
                 return transcode(*arguments)
 
-        self.patch(retrieve, "transcode", transcode_without)
+        self.patch(reading, "transcode", transcode_without)
         kinds = [(CT, (IMPLICIT,)), (MR, (EXPLICIT,))]
         with capturedLogs() as events:
             retrieval = self.retrieve("GET", "STUDY", contexts=kinds, StudyInstanceUID="1.1")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from array import array
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,10 +17,11 @@ from dicomtw.errors import AssociationLost, Cancelled, NotConnected, OperationFa
 from dicomtw.operations import or_cancelled
 from dicomtw.requestor import RequestedAssociation
 from dicomtw.scu import SCU, Retrieval
-from dicomtw.services import Operation, ServiceClass, retrieve, selection
+from dicomtw.services import Operation, ServiceClass, reading, retrieve, selection
 from dicomtw.services.retrieve import Get, Move
 from dicomtw.services.selection import Group
 from dicomtw.services.storage import Storage
+from dicomtw.storage.data_set_file import DataSetFile, open_data_set
 from dicomtw.storage.index.cursor import Cursor
 from dicomtw.testing import MemoryServer, MemoryStore, message
 from dicomtw.transcode import encode
@@ -313,19 +313,19 @@ class CounterTests(RetrieveTestCase):
 
     def test_gone_meanwhile(self) -> None:
         """An object that goes while others are sent is none of those that remain."""
-        self.patch(retrieve, "_BATCH", 2)
+        self.patch(reading, "BATCH", 2)
         for operation in MODELS:
             self.progress.clear()
-            self.archive.fill(studies=1, series=1, instances=4)
+            self.archive.fill(studies=1, series=1, instances=6)
             waiting = self.receiver.waiting = Deferred()
             retrieval = self.begin(operation, "STUDY", StudyInstanceUID="1.1")
             self.server.clock.advance(0)
-            self.archive.index.delete(["1.1.1.3"])
+            self.archive.index.delete(["1.1.1.5"])  # the third and fourth are read ahead
             self.receiver.waiting = None
             waiting.callback(None)
             self.server.clock.advance(0)
-            self.assertEqual(self.successResultOf(retrieval), Retrieval(0, 3, 0, 0))
-            self.assertEqual(self.remaining(), [(3, 1), (2, 2)], operation)
+            self.assertEqual(self.successResultOf(retrieval), Retrieval(0, 5, 0, 0))
+            self.assertEqual(self.remaining(), [(5, 1), (4, 2), (3, 3), (2, 4)], operation)
 
     def test_gone_before(self) -> None:
         """Nor is one that goes after it was selected and before anybody knows of what kind it is."""
@@ -466,7 +466,7 @@ class EndTests(RetrieveTestCase):
     def test_cancel_while_a_file_is_opened(self) -> None:
         """A file that is open when nobody wants it any more is closed."""
         image = ct(1, 1, 1)
-        image.add_new(0x7FE00010, "OW", bytes(300_000))
+        image.add_new(0x7FE00010, "OW", bytes(1_300_000))
         self.archive.add(image)
         waiting: list[tuple[Deferred[Any], Any]] = []
 
@@ -476,21 +476,25 @@ class EndTests(RetrieveTestCase):
 
         self.server.factory.entity.disk.call_aside = aside
         retrieval = self.begin("GET", "STUDY", StudyInstanceUID="1.1")
-        for _ in range(2):
-            self.server.clock.advance(0)
-            called, function = waiting.pop()
-            called.callback(function())
+        self.server.clock.advance(0)
+        called, function = waiting.pop()
+        called.callback(function())
         self.server.clock.advance(0)
         (request,) = self.scu.association._requests._outstanding.values()
         self.scu.association.cancel(request)
         self.server.clock.advance(0)
         called, function = waiting.pop()
-        opened = function()
-        self.assertFalse(opened[1]._fd < 0, "it is held open")
-        called.callback(opened)
+        opened: list[DataSetFile] = []
+
+        def open_it(*arguments: Any, **more: Any) -> DataSetFile:
+            opened.append(open_data_set(*arguments, **more))
+            self.assertFalse(opened[0]._fd < 0, "it is held open")
+            return opened[0]
+
+        self.patch(reading, "open_data_set", open_it)
+        called.callback(function())
         self.assertEqual(self.successResultOf(retrieval).status, 0xFE00)
-        names = [os.readlink(link) for link in Path("/proc/self/fd").iterdir() if os.path.islink(link)]
-        self.assertEqual([name for name in names if name.endswith("/1.1.1.1.dcm")], [])
+        self.assertEqual([each._fd for each in opened], [-1])
 
     def test_cancel_while_it_is_looked_up(self) -> None:
         """C-CANCEL ends what looks up the kinds of what is to be sent, in its thread."""
