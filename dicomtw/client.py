@@ -19,7 +19,7 @@ import attrs
 from OpenSSL import SSL
 from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.endpoints import HostnameEndpoint, clientFromString, wrapClientTLS
+from twisted.internet.endpoints import HostnameEndpoint, clientFromString
 from twisted.internet.error import ConnectingCancelledError
 from twisted.internet.interfaces import (
     IHandshakeListener,
@@ -50,6 +50,7 @@ from dicomtw.services import FALLBACK, ServiceClass, ServiceRegistry
 from dicomtw.settings import ConfigError
 from dicomtw.storing import storage_contexts as storage_contexts  # for those who associate
 from dicomtw.tls_listening import told
+from dicomtw.tls_transport import TLSClientEndpoint
 from dicomtw.transports import tls_fault, tls_of
 
 #: A presentation context to propose: a SOP class, with the transfer syntaxes or without for the uncompressed.
@@ -264,7 +265,7 @@ class _Connect:
             endpoint = HostnameEndpoint(self.reactor, host, port, timeout=self.limits.artim_timeout)
         if self.tls is not None:
             creator = _ConnectionCreator(self.tls, self.host)
-            endpoint = wrapClientTLS(creator, endpoint)
+            endpoint = TLSClientEndpoint(creator, endpoint, self.reactor)
         protocol = RequestorProtocol(self.proposal, self.registry, self.disk, self.limits, self.reactor)
         if creator is not None:
             creator.failed = protocol.tls_failed

@@ -26,12 +26,12 @@ from twisted.internet.interfaces import (
     IStreamServerEndpoint,
 )
 from twisted.logger import Logger
-from twisted.protocols.tls import TLSMemoryBIOFactory
 from zope.interface import implementer
 
 from dicomtw.security.profiles import PROFILES
 from dicomtw.security.renewal import RenewedContext, contexts
 from dicomtw.security.tls import VERIFY, TLSError, TLSFiles, not_honoured, server_context
+from dicomtw.tls_transport import TLSFactory
 
 _log = Logger()
 
@@ -62,7 +62,7 @@ class TLSEndpoint:
         for line in self.warnings():
             _log.warn("{line}", line=line)
         creator = _ConnectionCreator(self.context)
-        over_tls = TLSMemoryBIOFactory(creator, False, protocolFactory, self.clock)
+        over_tls = TLSFactory(creator, False, protocolFactory, self.clock)
         return self.endpoint.listen(before(over_tls))
 
     def described(self) -> list[str]:

@@ -204,7 +204,7 @@ class ListenTests(EndpointTestCase):
 
     def test_reactor(self) -> None:
         """Nothing is done by any reactor but the one that is given."""
-        self.patch(tls_listening, "TLSMemoryBIOFactory", self.factory)
+        self.patch(tls_listening, "TLSFactory", self.factory)
         self.successResultOf(self.endpoint("1").listen(Factory()))
 
     def factory(self, creator: Any, is_client: bool, wrapped: Any, clock: Any) -> Factory:
