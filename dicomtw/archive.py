@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread, deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -23,6 +24,7 @@ from dicomtw.storage.index.attributes import Attributes
 from dicomtw.storage.index.database import FILE_NAME, INDEX, Index
 from dicomtw.storage.index.rebuild import Rebuilt, is_study, rebuild
 from dicomtw.storage.stored import Stored
+from dicomtw.workers.progress import Progress
 
 T = TypeVar("T")
 
@@ -32,6 +34,9 @@ _DISK_THREADS = 16
 _QUERY_THREADS = 8
 #: When the index could not be filled, the next try is so much later, in seconds.
 _NEXT_TRY = 60.0
+#: What other processes have acknowledged is waited for so long, and looked for so often, in seconds.
+_PATIENCE = 10.0
+_LOOK = 0.002
 
 
 class Archive:
@@ -39,7 +44,7 @@ class Archive:
 
     log = Logger()
 
-    def __init__(self, root: Path, server: Server, reactor: Any) -> None:
+    def __init__(self, root: Path, server: Server, reactor: Any, progress: Progress | None = None) -> None:
         self.root = root
         self._reactor = reactor
         attributes = Attributes(server.index_attribute)
@@ -63,7 +68,11 @@ class Archive:
         def entering(function: Callable[[], T]) -> Deferred[T]:
             return in_index_thread(function).addBoth(self._look_after)
 
-        self._indexing = IndexWriter(self.index, entering, self.store, wait=strict, clock=reactor)
+        self._indexing = IndexWriter(
+            self.index, entering, self.store, wait=strict, clock=reactor, progress=progress
+        )
+        #: What other processes are to know of ours, and we of theirs; None: there are none.
+        self._shared = progress
         self._is_complete = True
         self._filled = ""  # how far
         self._next_try: IDelayedCall | None = None
@@ -101,6 +110,8 @@ class Archive:
         """
         removed = self.store.forked(ended)
         self._open_index()
+        if self._shared is not None:
+            self._shared.caught_up()
         return removed
 
     def begin(self) -> None:
@@ -167,7 +178,26 @@ class Archive:
     def settled(self) -> Deferred[None]:
         """Fires when the index has all that was stored before; fails with `IndexFault`."""
         self._look_after(None)
-        return fail(IndexFault(self._filled)) if self._filled else self._indexing.settled()
+        if self._filled:
+            return fail(IndexFault(self._filled))
+        if self._shared is None:
+            return self._indexing.settled()
+        return Deferred.fromCoroutine(self._all_settled(self._shared))
+
+    async def _all_settled(self, progress: Progress) -> None:
+        """Wait for what other processes have acknowledged, too."""
+        goals = progress.goals()
+        progress.hurry(goals)
+        await self._indexing.settled()
+        end = self._reactor.seconds() + _PATIENCE
+        while not progress.is_reached(goals):
+            if progress.is_failing(goals) or self._reactor.seconds() >= end:
+                raise IndexFault("another process cannot enter what it has stored")
+            await deferLater(self._reactor, _LOOK)
+
+    def hurry(self) -> None:
+        """Another process waits for what we have stored."""
+        self._indexing.hurry()
 
     # -- the end
 

@@ -41,6 +41,11 @@ class Crowd(Generic[C]):
         """How many have no association."""
         return len(self.connections) - len(self.associations)
 
+    @property
+    def associated(self) -> int:
+        """How many have one."""
+        return len(self.associations)
+
     def associations_of(self, connection: C) -> int:
         """How many associations the host of `connection` has; none where the host is not known."""
         return self._associated.get(self._hosts.get(connection, ""), 0)

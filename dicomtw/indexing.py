@@ -44,6 +44,19 @@ class Index(Protocol):
         """Enter objects in one transaction. Raises `IndexFault`."""
 
 
+class Progress(Protocol):
+    """What other processes are to know of ours that enter objects into the same index."""
+
+    def taken(self, count: int) -> None:
+        """So many more are acknowledged, and not in it yet."""
+
+    def entered(self, count: int) -> None:
+        """So many of them are."""
+
+    def fails(self, is_failing: bool) -> None:
+        """Whether they cannot be entered."""
+
+
 class Notes(Protocol):
     """The journal of a store: `storage.directory.DirectoryStore`."""
 
@@ -139,13 +152,21 @@ class IndexWriter:
     log = Logger()
 
     def __init__(
-        self, index: Index, in_thread: InThread, store: Notes, *, wait: bool, clock: IReactorTime
+        self,
+        index: Index,
+        in_thread: InThread,
+        store: Notes,
+        *,
+        wait: bool,
+        clock: IReactorTime,
+        progress: Progress | None = None,
     ) -> None:
         self._index = index
         self._in_thread = in_thread
         self._store = store
         self._wait = wait
         self._clock = clock
+        self._progress = progress
         self._queue: list[_Entry] = []
         self._writing = False
         self._closed = False
@@ -168,6 +189,8 @@ class IndexWriter:
         entry = _Entry(stored, None, stored.size)
         self._objects += 1
         self._size += entry.size
+        if self._progress is not None:
+            self._progress.taken(1)
         self._queue.append(entry)
         self._write_later()
         return succeed(None)
@@ -180,6 +203,10 @@ class IndexWriter:
         if not self._queue and not self._writing:
             return succeed(None)
         return self._append(None)
+
+    def hurry(self) -> None:
+        """Somebody waits elsewhere for what was added before."""
+        self.settled().addErrback(lambda _: None)  # that it fails he learns otherwise
 
     def close(self) -> Deferred[None]:
         """Enter what waits, if the index takes it. What it does not take the next start finds noted."""
@@ -270,6 +297,8 @@ class IndexWriter:
         elif self._fault is not None and any(entry.stored and entry not in failures for entry in batch):
             self._fault = None
             self.log.info("the index works again")
+        if self._progress is not None:
+            self._progress.fails(self._fault is not None)
         self._queue[:0] = again
         self._forget([entry for entry in batch if entry not in again])
         self._fire(batch, failures, fault)
@@ -310,7 +339,10 @@ class IndexWriter:
 
     def _forget(self, batch: list[_Entry]) -> None:
         """Nothing of these is in memory any more."""
+        left = self._objects
         for entry in batch:
             if entry.written is None:
                 self._objects -= 1
                 self._size -= entry.size
+        if self._progress is not None:
+            self._progress.entered(left - self._objects)

@@ -139,7 +139,7 @@ class DicomProtocol(AssociationProtocol):
         if self._standing is None:
             self._standing = self._server.register.asked(self._host(), self.clock.seconds())
             self._is_turned_away = self._standing.host_is_hasty or self._standing.host_is_rejected
-        return self._server.standing(self._standing, remote)
+        return self._server.standing(self._standing, remote, self)
 
     def rejected(self) -> None:
         self._server.register.rejected(self._host(), self.clock.seconds())
@@ -176,6 +176,7 @@ class DicomFactory(Factory):
     """Makes a `DicomProtocol` for each connection to one server, and knows them all."""
 
     noisy = False
+    protocol = DicomProtocol
 
     def __init__(
         self,
@@ -212,10 +213,10 @@ class DicomFactory(Factory):
         if is_full or crowd.waiting >= limits.waiting:
             turn_out_longest(crowd.without_association(), "too many connections without an association")
         # What is turned out has its descriptor still: there is none for this one.
-        return DicomProtocol(self, refused=is_full)
+        return self.protocol(self, refused=is_full)
 
-    def standing(self, of_host: Standing, remote: Remote | None) -> Standing:
-        """How a requestor stands whose host stands so, and who is `remote` if that is known."""
+    def standing(self, of_host: Standing, remote: Remote | None, protocol: DicomProtocol) -> Standing:
+        """How the requestor of a connection stands whose host stands so, who is `remote` if that is known."""
         if remote is None or not (remote.max_associations or remote.associations_per_minute):
             return of_host
         return attrs.evolve(
@@ -237,7 +238,7 @@ class DicomFactory(Factory):
         limits = self.limits
         if self._draining:
             return TEMPORARY_CONGESTION, "the server stops"
-        if len(self.associations) >= limits.max_associations:
+        if self.crowd.associated >= limits.max_associations:
             return LOCAL_LIMIT_EXCEEDED, f"there are {limits.max_associations} associations"
         of_host = limits.max_associations_per_host
         if 0 < of_host <= self.crowd.associations_of(protocol):

@@ -51,6 +51,7 @@ from dicomtw.storage.bounded import BoundedStore, FreeSpace
 from dicomtw.trail import SILENT, Audit
 from dicomtw.words import any_may_associate, describe, no_endpoint, warnings_of, why_not
 from dicomtw.workers.crew import Crew
+from dicomtw.workers.factory import SharedFactory
 
 #: Makes the service classes of a server, from where it keeps objects and whom it can send them to.
 Services = Callable[[Server, Archive, RemoteDestinations], Iterable[ServiceClass]]
@@ -129,7 +130,9 @@ class DicomService(Service):
         root = Path(os.path.abspath(server.store))
         archive = self._archives.get(root)
         if archive is None:
-            archive = self._archives[root] = Archive(root, server, self._reactor)
+            archive = self._archives[root] = Archive(
+                root, server, self._reactor, None if self._crew is None else self._crew.common.progress[root]
+            )
         destinations = RemoteDestinations(server, configuration.remotes, self._reactor, archive.disk)
         self._destinations.append(destinations)
         entity = ApplicationEntity(
@@ -152,7 +155,11 @@ class DicomService(Service):
             authentication=self._authentication(server),
             audit=self._audit(server),
         )
-        return DicomFactory(entity, limits_of(server), self._reactor, self._names.resolve)
+        limits, resolve = limits_of(server), self._names.resolve
+        if self._crew is None:
+            return DicomFactory(entity, limits, self._reactor, resolve)
+        name = str(self._configuration.servers.index(server))
+        return SharedFactory(entity, limits, self._reactor, resolve, self._crew.common, name)
 
     def _audit(self, server: Server) -> Audit:
         """Who keeps the audit trail of a server."""
@@ -268,12 +275,24 @@ class DicomService(Service):
             self._catch_signals()
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's goes to all of us
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
-            crew.up(drain=self._drain, stop=self._stop_now, read_again=tls_listening.read_again)
+            crew.up(
+                drain=self._drain,
+                stop=self._stop_now,
+                read_again=tls_listening.read_again,
+                hurry=self._hurry,
+            )
 
         self._reactor.callWhenRunning(up)
 
+    def _hurry(self) -> None:
+        """Others wait for what we have stored."""
+        for archive in self._archives.values():
+            archive.hurry()
+
     def _workers_ended(self, crew: Crew) -> None:
         """We are who they were forked from, and are to end as well."""
+        counted = ", ".join(f"{count} {name}" for name, count in crew.common.counted.items())
+        self.log.info("all workers have ended: {counted}", counted=counted)
         if crew.failed:
             self._process.remove_pidfile()
             raise SystemExit(1)

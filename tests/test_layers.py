@@ -146,7 +146,7 @@ ARROW: dict[str, tuple[str, ...]] = {
         "server",
     ),
     "indexing": (*GROUND, "dimse", "feed", "storage"),
-    "archive": (*GROUND, "config", "feed", "indexing", "storage"),
+    "archive": (*GROUND, "config", "feed", "indexing", "storage", "workers.progress"),
     "destinations": (
         *GROUND,
         "security.access",
@@ -177,7 +177,18 @@ ARROW: dict[str, tuple[str, ...]] = {
         "recorder",
     ),
     "process": ("jsonlog",),
-    "workers": (*GROUND, "config", "security", "limits", "crowd", "server", "workers"),
+    "workers": (
+        *GROUND,
+        "acceptor",
+        "config",
+        "crowd",
+        "destinations",
+        "limits",
+        "security",
+        "server",
+        "ul.pdu",
+        "workers",
+    ),
     "service": (
         *GROUND,
         "services",

@@ -15,14 +15,22 @@ MAXIMUM_HOSTS: Final = 4096
 
 
 class TokenBucket:
-    """So many a minute, and as many at once after a quiet minute. Times are seconds of any clock."""
+    """So many a minute, and as many at once after a quiet minute. Times are seconds of any clock.
+
+    It begins with all of them, unless it had only so many `tokens`.
+    """
 
     __slots__ = ("_at", "_per_minute", "_tokens")
 
-    def __init__(self, per_minute: int, now: float) -> None:
+    def __init__(self, per_minute: int, now: float, tokens: float | None = None) -> None:
         self._per_minute = per_minute
-        self._tokens = float(per_minute)
+        self._tokens = float(per_minute) if tokens is None else tokens
         self._at = now
+
+    @property
+    def state(self) -> tuple[float, float]:
+        """When it was looked at last, and what was in it then."""
+        return self._at, self._tokens
 
     def has(self, now: float) -> bool:
         """Whether there is one."""
@@ -39,6 +47,10 @@ class TokenBucket:
             return False
         self._tokens = max(self._tokens - 1, 0.0)
         return True
+
+    def put_back(self) -> None:
+        """One that was taken was not needed."""
+        self._tokens = min(self._tokens + 1, float(self._per_minute))
 
 
 class Rates:

@@ -20,7 +20,7 @@ class Crew:
 
     def __init__(self, configuration: Configuration, reactor: Any) -> None:
         self._count = configuration.workers
-        self.common = Common(self._count)
+        self.common = Common(configuration)
         self._reactor = reactor
         self._supervisor: Supervisor
         self._listeners: list[Any] = []
@@ -63,10 +63,16 @@ class Crew:
         return gates
 
     def up(
-        self, *, drain: Callable[[], None], stop: Callable[[], None], read_again: Callable[[], None]
+        self,
+        *,
+        drain: Callable[[], None],
+        stop: Callable[[], None],
+        read_again: Callable[[], None],
+        hurry: Callable[[], None],
     ) -> None:
         """All is as it should be; from now on do as we are told."""
         self.common.begin()
         link = self._supervisor.link
+        self._reactor.addReader(self.common.bells.reader(self.common.board.own, hurry))
         self._reactor.addReader(Reader(link, {DRAIN: drain, STOP: stop, READ_AGAIN: read_again}, drain))
         link.send(up=True)

@@ -1,20 +1,45 @@
-"""What workers know of each other: who is there, how many connections he has, and what was done in all."""
+"""What workers know of each other: who is there, how many connections he has, what is counted in common."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from dicomtw.config import Configuration, Server
+from dicomtw.destinations import limits_of
 from dicomtw.workers.board import Board
+from dicomtw.workers.buckets import Buckets, SharedRegister
+from dicomtw.workers.ledger import Ledger
+from dicomtw.workers.progress import Bells, Progress
 
 #: Words of a column.
 _IS_UP, _CONNECTIONS, *_COUNTERS = range(6)
+#: What is counted from the start of the first worker on.
 COUNTERS = ("associations", "objects", "bytes", "objects sent")
-FIRST_FREE = 6
 
 
 class Common:
-    """A view of a board."""
+    """What the workers of a configuration have in common."""
 
-    def __init__(self, workers: int, words: int = 0, common: int = 0) -> None:
-        self.board = Board(workers + 1, FIRST_FREE + words, common)
+    def __init__(self, configuration: Configuration) -> None:
+        servers, remotes = configuration.servers, len(configuration.remotes)
+        slots, rows = _slots(servers, remotes), SharedRegister.rows(len(servers), remotes)
+        roots = dict.fromkeys(Path(os.path.abspath(server.store)) for server in servers)
+        of_ledger = 2 + len(COUNTERS)
+        of_indexes = of_ledger + Ledger.words(slots)
+        columns = configuration.workers + 1
+        self.board = Board(columns, of_indexes + len(roots) * Progress.WORDS, Buckets.words(rows))
+        self.ledger = Ledger(self.board, of_ledger, slots)
+        self.buckets = Buckets(self.board, rows)
+        self.bells = Bells(columns)
+        #: Of the indexes, by the roots of their stores.
+        self.progress = {
+            root: Progress(self.board, of_indexes + number * Progress.WORDS, self.bells)
+            for number, root in enumerate(roots)
+        }
+
+    # -- of us
 
     def begin(self) -> None:
         """We are there."""
@@ -30,16 +55,20 @@ class Common:
         """We have so many connections more."""
         self.board.columns[self.board.own][_CONNECTIONS] += by
 
-    def ended(self, worker: int) -> None:
-        """Nothing of a worker is there any more but what it had done."""
-        column = self.board.columns[worker]
-        column[_IS_UP] = column[_CONNECTIONS] = 0
-
     def count(self, *done: int) -> None:
         """So much of each of `COUNTERS` was done."""
         column = self.board.columns[self.board.own]
         for word, by in zip(_COUNTERS, done, strict=True):
             column[word] += by
+
+    # -- of all
+
+    def ended(self, worker: int) -> None:
+        """Nothing of a worker is there any more but what it had done."""
+        column = self.board.columns[worker]
+        column[_IS_UP] = column[_CONNECTIONS] = 0
+        with self.ledger.held():
+            self.ledger.clear(worker)
 
     @property
     def counted(self) -> dict[str, int]:
@@ -49,3 +78,8 @@ class Common:
             name: sum(column[word] for column in columns)
             for name, word in zip(COUNTERS, _COUNTERS, strict=True)
         }
+
+
+def _slots(servers: Iterable[Server], remotes: int) -> int:
+    """Names that a worker can have counts of at a time: hosts, remotes, and all together."""
+    return sum(2 + limits_of(each).waiting + each.max_associations + remotes + 1 for each in servers)
