@@ -1,7 +1,8 @@
-"""What C-MOVE and C-GET send, read ahead: the next objects are opened while those before are on the wire.
+"""What C-MOVE and C-GET send, opened ahead: the system reads the next files while those before are sent.
 
-Objects are looked up, opened and read in portions, each by one call in a thread: a call for each object takes
-as much time as sending a CT slice does (benchmarks/retrieve.py).
+Objects are looked up and opened in portions, each by one call in a thread: a call for each object takes as
+much time as sending a CT slice does, and so does data that is passed from thread to thread. It is read from
+the system's cache when it is sent (benchmarks/retrieve.py).
 """
 
 from __future__ import annotations
@@ -29,11 +30,8 @@ MAXIMUM_TRANSCODED: Final = 256 << 20
 
 #: Instances whose files are looked up at a time.
 BATCH: Final = 200
-#: A portion ends when so much of it is in memory, in bytes, or it has so many objects. There are two at most:
-#: one that is sent, and one that is read.
-_PORTION, _OBJECTS = 2 << 20, 16
-#: Of each file so much is read ahead, in bytes: most are no longer.
-_READ: Final = 1 << 20
+#: Objects in a portion. There are two at most: one that is sent, and one that is opened.
+_PORTION: Final = 8
 
 
 @attrs.frozen
@@ -123,14 +121,11 @@ class ReadAhead:
     # -- in a thread, one call after the other
 
     def _read(self, portion: Portion) -> None:
-        size = 0
-        while size < _PORTION and len(portion.opened) < _OBJECTS:
+        while len(portion.opened) < _PORTION:
             if not self._instances and (portion.opened or not self._look_up(portion)):
                 break
-            opened = self._opened(self._instances.popleft())
-            if not portion.add(opened):
+            if not portion.add(self._opened(self._instances.popleft())):
                 break
-            size += _READ if opened.data_set is None else opened.data_set.in_memory
 
     def _look_up(self, portion: Portion) -> bool:
         """Whether there are further instances."""
@@ -155,7 +150,7 @@ class ReadAhead:
             if context.transfer_syntax == instance.transfer_syntax_uid:
                 path = os.path.join(self._root, *instance.parts)
                 try:
-                    return Opened(instance, context, open_data_set(path, _READ, is_known=True))
+                    return Opened(instance, context, open_data_set(path, ahead=True))
                 except (OSError, ValueError) as error:
                     return Opened(instance, fault=str(error))
         return Opened(instance)

@@ -12,8 +12,12 @@ from dicomtw.storage import header, part10
 
 #: What is read together with the head, in bytes: of most objects that is all.
 _BLOCK: Final = 256 * 1024
-#: SOP Class and Instance UID are in so much of the data set, as a rule.
+#: SOP Class and Instance UID are in so much of the data set, as a rule, and File Meta Information in so much
+#: of a file.
 _HEAD: Final = 16 * 1024
+
+#: What the system is to have in its cache of a file that is opened ahead, in bytes.
+_SOON: Final = 1 << 20
 
 _NOTHING: Final = memoryview(b"")
 
@@ -21,10 +25,10 @@ _NAMES = frozenset({header.SOP_CLASS_UID, header.SOP_INSTANCE_UID})
 
 
 class DataSetFile:
-    """A file that is open at its data set, of which up to `block` bytes are read at once.
+    """A file that is open at its data set.
 
-    If it `is_known` what it is, nobody looks for the SOP UIDs in its data set: they are those of the File
-    Meta Information.
+    It may be opened `ahead` of its turn, by somebody who knows what it is: the system is told that it will be
+    read soon, and nobody looks for the SOP UIDs in its data set, they are those of File Meta Information.
     """
 
     __slots__ = (
@@ -39,17 +43,27 @@ class DataSetFile:
         "transfer_syntax_uid",
     )
 
-    def __init__(self, fd: int, block: int = _BLOCK, *, is_known: bool = False) -> None:
+    def __init__(self, fd: int, *, ahead: bool = False) -> None:
         """Take over the descriptor, unless this raises: `OSError`, `ValueError` for what is no DICOM file."""
         self._fd = fd
-        beginning = os.pread(fd, block, 0)
+        wanted = _HEAD if ahead else _BLOCK
+        beginning = os.pread(fd, wanted, 0)
+        try:
+            head = part10.read_head(beginning)
+        except ValueError:
+            if not ahead or len(beginning) < wanted:
+                raise
+            beginning = os.pread(fd, wanted := _BLOCK, 0)
+            head = part10.read_head(beginning)
         self._block = memoryview(beginning)
-        head = part10.read_head(beginning)
         self._offset = head.data_set_offset
         self._at = 0  # of the data set
-        length = len(self._block)
-        if length == block:
+        length = len(beginning)
+        if length == wanted:
             length = max(length, os.fstat(fd).st_size)
+        if ahead and length > wanted:
+            self._block = _NOTHING
+            os.posix_fadvise(fd, 0, _SOON, os.POSIX_FADV_WILLNEED)
         #: Of the data set in the file, in bytes.
         self.size = length - self._offset
         # What follows it, for fragments are of even length (PS3.5 A.5, PS3.8 Annex E): receivers abort the
@@ -58,15 +72,10 @@ class DataSetFile:
         #: How it is encoded, by its File Meta Information.
         self.transfer_syntax_uid = head.transfer_syntax_uid
         self.sop_class_uid, self.sop_instance_uid = head.sop_class_uid, head.sop_instance_uid
-        if not is_known:
+        if not ahead:
             self.sop_class_uid, self.sop_instance_uid = self._names(head)
-        if self._offset + self.size == len(self._block):
+        if length == len(self._block):
             self._close()  # all is read
-
-    @property
-    def in_memory(self) -> int:
-        """What is read already, in bytes."""
-        return len(self._block)
 
     def _names(self, head: part10.FileHead) -> tuple[str, str]:
         """By the data set, for that is what is sent: File Meta Information of others may say another thing.
@@ -121,7 +130,7 @@ class DataSetFile:
             os.close(fd)
 
 
-def open_data_set(path: Path | str, block: int = _BLOCK, *, is_known: bool = False) -> DataSetFile:
+def open_data_set(path: Path | str, *, ahead: bool = False) -> DataSetFile:
     """Open a file at its data set, as `DataSetFile` has it.
 
     Raises `OSError`, for a symbolic link too; `ValueError`, one line, for what is no DICOM file.
@@ -129,7 +138,7 @@ def open_data_set(path: Path | str, block: int = _BLOCK, *, is_known: bool = Fal
     # O_NONBLOCK: to open a FIFO does not wait for its other end.
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
-        return DataSetFile(fd, block, is_known=is_known)
+        return DataSetFile(fd, ahead=ahead)
     except BaseException:
         os.close(fd)
         raise

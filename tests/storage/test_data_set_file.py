@@ -148,6 +148,18 @@ class ReadTests(OpenTestCase):
                 opened.close()
         self.assertEqual(self.rest(self.open(META + bytes(11))), bytes(12))
 
+    def test_ahead(self) -> None:
+        """Opened ahead of its turn it is read as well, however long it and its File Meta Information are."""
+        private = element(0x00020100, "UI", b"1.2.9\0") + element(0x00020102, "OB", bytes(40_000))
+        far = FileMeta("", "", EXPLICIT).encode()[144:] + private
+        for size in (0, 8, 20_000, 300_000, 1_300_001):
+            for meta in (META, PREAMBLE + far):
+                content = data_set("1.2.3", bytes(size))
+                opened = open_data_set(self.file(meta + content), ahead=True)
+                self.assertEqual(opened.transfer_syntax_uid, EXPLICIT)
+                self.assertEqual(self.rest(opened, 1 << 20), content + bytes(len(content) % 2))
+                opened.close()
+
     def test_lenient(self) -> None:
         """Files without a preamble, or without the group length, are read as others are."""
         for content in (META[132:], META[144:], PREAMBLE + META[144:]):
@@ -176,6 +188,16 @@ class SystemCallTests(OpenTestCase):
         opened.close()
         opened.close()
         self.assertEqual(called, ["open", "pread", "fstat", "pread", "pread", "close"])
+
+    def test_ahead(self) -> None:
+        """Of a file that is opened ahead the beginning is read, and then all the rest at once."""
+        path = self.file(META + data_set("1.2.3", bytes(2 * BLOCK)))
+        called = self.calls()
+        opened = open_data_set(path, ahead=True)
+        self.assertEqual(called, ["open", "pread", "fstat"])
+        self.rest(opened, 4 * BLOCK)
+        opened.close()
+        self.assertEqual(called, ["open", "pread", "fstat", "pread", "close"])
 
 
 class FaultTests(OpenTestCase):
