@@ -80,6 +80,7 @@ class DirectoryStore:
         indexed: frozenset[int] | None = None,
     ) -> None:
         self.root = root
+        self._root = str(root)
         self.strict = durability is Durability.STRICT
         self.wanted = header.NAMING | (indexed or frozenset())
         self._has_index = indexed is not None
@@ -89,8 +90,8 @@ class DirectoryStore:
         self._in_use = LockFile(root / ".lock")
         self._names = LockFile(root / ".names")
         self._locations = Locations(root)
-        #: Directories known to be there, and (strict) to have their own names on stable storage.
-        self._directories: set[Path] = set()
+        #: Paths of directories known to be there, and (strict) to have their own names on stable storage.
+        self._directories: set[str] = set()
         #: Files, by device and inode, that could not be forced out: another try may succeed, and say nothing.
         self._doubtful: set[tuple[int, int]] = set()
 
@@ -160,7 +161,7 @@ class DirectoryStore:
             except OSError:
                 continue  # another start may be able to read it
             if stored is None:
-                self.journal.remove(note)  # it had not come to its name, or is no longer there
+                self.journal.remove(str(note))  # it had not come to its name, or is no longer there
             else:
                 yield stored
         self._unsettled = []
@@ -175,7 +176,7 @@ class DirectoryStore:
         else:
             stored = self._read(path)
         self._finish_move(stored.sop_instance_uid, path)
-        return attrs.evolve(stored, journal=note)
+        return stored.noted(str(note))
 
     def _finish_move(self, sop_instance_uid: str, path: Path) -> None:
         """Remove the name that the object has in another series still, if a crash came before that."""
@@ -217,7 +218,7 @@ class DirectoryStore:
         if there is None or (path, there.st_ino, there.st_mtime_ns) == (final, stored.inode, stored.mtime_ns):
             return None
         try:
-            return attrs.evolve(self._read(path), journal=stored.journal)
+            return self._read(path).noted(stored.journal)
         except (FileNotFoundError, ValueError):
             return None
 
@@ -230,20 +231,26 @@ class DirectoryStore:
 
     # -- called by the sinks
 
-    def publish(self, temporary: Path, stored: Stored, may_block: bool) -> Stored | None:
+    def publish(self, temporary: str, stored: Stored, may_block: bool) -> Stored | None:
         """Give a complete temporary file its name, or find that its object is there already.
 
         Returns what the index is to know: of the object, or of the earlier one if that stays. That is the
         file's only name then, but for a note in the journal. The temporary file is left where this raises:
         `OSError`, `DimseError` for a duplicate that is refused, `WouldBlock`.
         """
+        with self._names.held(may_block):
+            is_named, note = self._name_new(temporary, stored)
+        if is_named:
+            if self.strict:
+                sync(self.root / stored.study / stored.series)
+            return stored.noted(note)
         final = self._path(stored)
         while True:
             with self._names.held(may_block):
                 earlier, there = self._find(final, stored.sop_instance_uid)
                 if there is None:
                     self._make_directory(final.parent)
-                    note = self.journal.name(temporary, final, taken=False)
+                    note = self.journal.name(temporary, str(final), taken=False)
                     self._locations.put(stored.sop_instance_uid, final)
                     break
             if not may_block:
@@ -265,12 +272,28 @@ class DirectoryStore:
                 note = self._replace(temporary, final, earlier, there)
             except _Changed:
                 continue
-            return attrs.evolve(stored, journal=note)
+            return stored.noted(note)
         if self.strict:
             sync(final.parent)
-        return attrs.evolve(stored, journal=note)
+        return stored.noted(note)
 
-    def _keep(self, temporary: Path, earlier: Path) -> Stored | None:
+    def _name_new(self, temporary: str, stored: Stored) -> tuple[bool, str | None]:
+        """Give a file its name if its series is known and its UID is not, as with nearly all that come: two
+        system calls. Whether that could be done, and its note in the journal.
+        """
+        study, series, uid = stored.study, stored.series, stored.sop_instance_uid
+        directory = f"{self._root}/{study}/{series}"
+        if directory not in self._directories or not self._locations.claim(uid, study, series):
+            return False, None
+        try:
+            return True, self.journal.name(temporary, f"{directory}/{uid}.dcm", taken=False)
+        except OSError as error:
+            self._locations.forget(uid)
+            if isinstance(error, (FileExistsError, FileNotFoundError)):
+                return False, None  # it is there, unregistered; or its directory is gone
+            raise
+
+    def _keep(self, temporary: str, earlier: Path) -> Stored | None:
         """Give up `temporary` for what is there already; what that is, None if there is no index to know."""
         if self.strict:
             self._force_out(earlier)  # it may have been stored relaxed
@@ -291,7 +314,7 @@ class DirectoryStore:
             self._doubtful.add((there.st_dev, there.st_ino))
             raise
 
-    def _check_replaces_doubtful(self, temporary: Path, earlier: Path) -> None:
+    def _check_replaces_doubtful(self, temporary: str, earlier: Path) -> None:
         """The same bytes, which are safe, take the place of a file that cannot be relied on; no others do."""
         if self._on_duplicate is not OnDuplicate.REPLACE and not same_object(temporary, earlier):
             raise OSError(errno.EIO, os.strerror(errno.EIO))
@@ -308,7 +331,7 @@ class DirectoryStore:
                 return elsewhere, stat_of(elsewhere)
         return final, there
 
-    def _replace(self, temporary: Path, final: Path, earlier: Path, there: os.stat_result) -> Path | None:
+    def _replace(self, temporary: str, final: Path, earlier: Path, there: os.stat_result) -> str | None:
         """Let `temporary` take the name, and keep the earlier version under ``superseded``.
 
         Returns the note in the journal. Raises `_Changed` if `earlier` is no longer the file that `there`
@@ -328,7 +351,7 @@ class DirectoryStore:
             try:
                 if self.strict:
                     sync(directory)
-                note = self.journal.name(temporary, final, taken=earlier == final)
+                note = self.journal.name(temporary, str(final), taken=earlier == final)
             except OSError:
                 os.unlink(kept)
                 raise
@@ -363,11 +386,11 @@ class DirectoryStore:
             if self.strict:
                 sync(earlier.parent)
             os.rmdir(earlier.parent)  # if it was the last one there
-            self._directories.discard(earlier.parent)
+            self._directories.discard(str(earlier.parent))
             os.rmdir(earlier.parent.parent)
 
     def _is_made(self, directory: Path) -> bool:
-        return directory in self._directories and directory.is_dir()
+        return str(directory) in self._directories and directory.is_dir()
 
     def _make_directory(self, directory: Path) -> None:
         """A directory below the root, with the names that lead to it on stable storage."""
@@ -381,7 +404,7 @@ class DirectoryStore:
                 sync(parent)  # whoever made it: that it is there does not say that its maker has synced it
         if len(self._directories) >= _DIRECTORIES:
             self._directories.clear()
-        self._directories.add(directory)
+        self._directories.add(str(directory))
 
 
 class _Changed(Exception):
@@ -401,7 +424,7 @@ class DirectorySink:
         self._store = store
         self._meta = meta
         self._fd = -1
-        self._path: Path  # when the file is made
+        self._path: str  # when the file is made
         self._offset = 0  # of the data set in the file
         self._size = 0  # of the data set so far
         self._head = bytearray()

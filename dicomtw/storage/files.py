@@ -38,7 +38,7 @@ def same_file(one: os.stat_result, other: os.stat_result) -> bool:
     return (one.st_dev, one.st_ino, one.st_mtime_ns) == (other.st_dev, other.st_ino, other.st_mtime_ns)
 
 
-def same_object(new: Path, earlier: Path) -> bool:
+def same_object(new: str | Path, earlier: Path) -> bool:
     """Whether two files hold the same data set in the same transfer syntax, whoever sent it."""
     with open(new, "rb", opener=_open_no_link) as one, open(earlier, "rb", opener=_open_no_link) as other:
         try:

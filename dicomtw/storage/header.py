@@ -260,7 +260,8 @@ def find_naming_elements(
     Lenient with writers that encode with implicit VR whatever the transfer syntax says: such data sets are
     kept as they came, like any other. Raises what is wrong by the transfer syntax.
     """
-    wanted |= NAMING
+    if not wanted >= NAMING:
+        wanted |= NAMING
     try:
         return find_elements(read_at, transfer_syntax, wanted, head, size, NAMING)
     except UnreadableDataSet:

@@ -42,7 +42,8 @@ class Journal:
 
     def forked(self) -> None:
         """We are another process than before: our files get names of their own."""
-        self._prefix = self._prefix_of(os.getpid())
+        # Text, for every object passes here and a `Path` takes longer than what is done with it.
+        self._prefix = f"{self._directory}/{self._prefix_of(os.getpid())}"
 
     def _prefix_of(self, process: int) -> str:
         return f"{process}-{self._token}"
@@ -73,51 +74,54 @@ class Journal:
                 removed += 1
         return removed, notes
 
-    def temporary_file(self) -> tuple[int, Path]:
+    def temporary_file(self) -> tuple[int, str]:
         """A new file, open for reading and writing, and its path."""
-        path = self._directory / f"{self._prefix}-{next(self._numbers)}"
+        path = f"{self._prefix}-{next(self._numbers)}"
         return _create(path), path
 
     def force_out(self) -> None:
         """Force the names of all notes to stable storage; raises `OSError`."""
         sync(self._directory)
 
-    def name(self, temporary: Path, final: Path, *, taken: bool) -> Path | None:
+    def name(self, temporary: str, final: str, *, taken: bool) -> str | None:
         """Give a complete temporary file its name, be that `taken` or not; the note of it.
 
-        Raises `OSError`; then nothing is changed.
+        Raises `OSError`, of which `FileExistsError` says that it is taken; then nothing is changed.
         """
+        if self._notes:
+            try:
+                if taken:
+                    self._take(temporary, final)
+                else:
+                    os.link(temporary, final)
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise
+            else:
+                return temporary
+        if not taken and os.path.lexists(final):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
         if not self._notes:
             os.rename(temporary, final)
             return None
+        note = temporary + _NOTE
         try:
-            if taken:
-                self._take(temporary, final)
-            else:
-                os.link(temporary, final)
-        except OSError as error:
-            if error.errno not in _NO_LINKS:
-                raise
-        else:
-            return temporary
-        note = temporary.with_suffix(_NOTE)
-        try:
-            self._write(note, os.fsencode(final.relative_to(self._root)))
+            self._write(note, os.fsencode(os.path.relpath(final, self._root)))
             os.rename(temporary, final)
         except OSError:
             self.remove(note)
             raise
         return note
 
-    def _write(self, note: Path, content: bytes) -> None:
+    def _write(self, note: str, content: bytes) -> None:
         fd = _create(note)
         try:
             os.write(fd, content)
         finally:
             os.close(fd)
 
-    def _take(self, temporary: Path, final: Path) -> None:
-        second = temporary.with_suffix(_SECOND)
+    def _take(self, temporary: str, final: str) -> None:
+        second = temporary + _SECOND
         os.link(temporary, second)
         try:
             os.rename(second, final)
@@ -137,17 +141,17 @@ class Journal:
             raise ValueError("no note of a name")
         return self._root.joinpath(*parts)
 
-    def discard(self, fd: int, temporary: Path) -> None:
+    def discard(self, fd: int, temporary: str) -> None:
         """Remove a temporary file that is open, unless it has its name: then it is the note of that."""
         with contextlib.suppress(OSError):  # what cannot be removed now, the next start removes
             if not (self._notes and os.fstat(fd).st_nlink > 1):
                 os.unlink(temporary)
 
-    def remove(self, note: Path) -> None:
+    def remove(self, note: str) -> None:
         """The index has what the note is about."""
         with contextlib.suppress(OSError):  # then the next start enters it once more
             os.unlink(note)
 
 
-def _create(path: Path) -> int:
+def _create(path: str) -> int:
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)

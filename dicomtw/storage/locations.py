@@ -49,6 +49,23 @@ class Locations:
         is_ours = len(parts) == 3 and ".." not in parts and parts[-1] == f"{sop_instance_uid}.dcm"
         return path if is_ours else None
 
+    def claim(self, sop_instance_uid: str, study: str, series: str) -> bool:
+        """Register that an object is about to be there, if nothing is known of it: one call for nearly all.
+
+        False where something may be known, or registered it cannot be.
+        """
+        try:
+            target = f"../../{study}/{series}/{sop_instance_uid}.dcm"
+            os.symlink(target, self._link(sop_instance_uid))
+        except OSError:
+            return False
+        return True
+
+    def forget(self, sop_instance_uid: str) -> None:
+        """The object that was claimed to be there has not come."""
+        with contextlib.suppress(OSError):
+            os.unlink(self._link(sop_instance_uid))
+
     def put(self, sop_instance_uid: str, path: Path) -> None:
         """Register that the object is at `path`, instead of where it was before."""
         link = self._link(sop_instance_uid)

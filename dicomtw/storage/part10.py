@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from struct import Struct
 from typing import Final
 
@@ -32,21 +33,31 @@ class FileMeta:
 
     def encode(self) -> bytes:
         """Preamble, prefix and group 0002, Explicit VR Little Endian: what stands before the data set."""
-        elements = [
-            _LONG.pack(2, 0x0001, b"OB", 0, 2) + b"\x00\x01",
-            _text(0x0002, b"UI", self.sop_class_uid),
-            _text(0x0003, b"UI", self.sop_instance_uid),
-            _text(0x0010, b"UI", self.transfer_syntax_uid),
-            _text(0x0012, b"UI", uids.IMPLEMENTATION_CLASS_UID),
-            _text(0x0013, b"SH", uids.IMPLEMENTATION_VERSION_NAME),
-        ]
-        if self.sending_ae_title:
-            elements.append(_text(0x0016, b"AE", self.sending_ae_title))
-            elements.append(_text(0x0017, b"AE", self.sending_ae_title))
-        if self.receiving_ae_title:
-            elements.append(_text(0x0018, b"AE", self.receiving_ae_title))
-        group = b"".join(elements)
-        return PREAMBLE + _GROUP_LENGTH.pack(2, 0, b"UL", 4, len(group)) + group
+        before, behind = _around(
+            self.sop_class_uid, self.transfer_syntax_uid, self.sending_ae_title, self.receiving_ae_title
+        )
+        instance = _text(0x0003, b"UI", self.sop_instance_uid)
+        length = len(before) + len(instance) + len(behind)
+        return b"".join((PREAMBLE, _GROUP_LENGTH.pack(2, 0, b"UL", 4, length), before, instance, behind))
+
+
+@lru_cache(maxsize=256)
+def _around(
+    sop_class_uid: str, transfer_syntax_uid: str, sending_ae_title: str, receiving_ae_title: str
+) -> tuple[bytes, bytes]:
+    """The elements before and behind Media Storage SOP Instance UID: all else is the same in most files."""
+    before = _LONG.pack(2, 0x0001, b"OB", 0, 2) + b"\x00\x01" + _text(0x0002, b"UI", sop_class_uid)
+    behind = [
+        _text(0x0010, b"UI", transfer_syntax_uid),
+        _text(0x0012, b"UI", uids.IMPLEMENTATION_CLASS_UID),
+        _text(0x0013, b"SH", uids.IMPLEMENTATION_VERSION_NAME),
+    ]
+    if sending_ae_title:
+        behind.append(_text(0x0016, b"AE", sending_ae_title))
+        behind.append(_text(0x0017, b"AE", sending_ae_title))
+    if receiving_ae_title:
+        behind.append(_text(0x0018, b"AE", receiving_ae_title))
+    return before, b"".join(behind)
 
 
 def _text(element: int, vr: bytes, value: str) -> bytes:

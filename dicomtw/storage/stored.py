@@ -35,8 +35,21 @@ class Stored:
     inode: int
     #: What was asked for of its data set: raw values by tag, as `header.find_elements` has them.
     found: Mapping[int, bytes] = attrs.field(repr=False)
-    #: The store's note that an index may not have this; None if there is no such note.
-    journal: Path | None = None
+    #: The path of the store's note that an index may not have this; None if there is no such note.
+    journal: str | None = None
+
+    def noted(self, journal: str | None) -> Stored:
+        """The same, with a note in the journal."""
+        return Stored(
+            self.study,
+            self.series,
+            self.sop_instance_uid,
+            self.transfer_syntax_uid,
+            self.mtime_ns,
+            self.inode,
+            self.found,
+            journal,
+        )
 
     @property
     def path(self) -> Path:
@@ -46,7 +59,7 @@ class Stored:
     @property
     def size(self) -> int:
         """About what it takes in memory, in bytes."""
-        return 1000 + sum(100 + len(value) for value in self.found.values())
+        return 1000 + 100 * len(self.found) + sum(map(len, self.found.values()))
 
 
 def directories(found: Mapping[int, bytes]) -> tuple[str, str]:

@@ -763,11 +763,15 @@ class FaultTests(Storing):
             for content in (data_set(UID), data_set(UID, LARGE)):
                 self.setUp()
                 store = self.store(durability)
-                patch = self.failing(self.naming, errno.EIO)
-                self.assertStatus(0xA700, self.receive(store, content).commit)
-                patch.restore()
-                self.assertEqual(self.files(), {})
-                self.assertEqual(self.registered(), {})
+                for known in ({}, {"1.2.31": f"../../{NAME.replace(UID, '1.2.31')}"}):
+                    if known:  # the series has one already
+                        self.keep(store, data_set("1.2.31"), "1.2.31")
+                    before = self.files()
+                    patch = self.failing(self.naming, errno.EIO)
+                    self.assertStatus(0xA700, self.receive(store, content).commit)
+                    patch.restore()
+                    self.assertEqual(self.files(), before)
+                    self.assertEqual(self.registered(), known)
 
     def test_killed_before_the_name(self) -> None:
         """What was not named when the process died is gone after the next start."""
@@ -1386,6 +1390,21 @@ class OneUIDTests(Storing):
         self.assertStatus(0x0111, self.receive(store, data_set(UID, b"another.")).commit)
         self.keep(store, data_set("1.2.31"), "1.2.31")
         self.assertEqual(self.registered(), {"1.2.31": "../../1.2.10/1.2.20/1.2.31.dcm"})
+        self.assertStatus(0x0111, self.receive(store, data_set(UID, b"another.")).commit)
+        self.assertEqual(self.files()[NAME].partition(b"DICM")[2][-8:], data_set(UID)[-8:])
+        self.assertEqual(self.registered(), {"1.2.31": "../../1.2.10/1.2.20/1.2.31.dcm"})
+
+    def test_series_removed(self) -> None:
+        """Where an operator removes a series under way, what comes for it makes it anew."""
+        for durability in Durability:
+            self.setUp()
+            store = self.store(durability)
+            self.keep(store, data_set(UID))
+            shutil.rmtree((self.root / NAME).parent)
+            self.keep(store, data_set("1.2.31"), "1.2.31")
+            self.keep(store, data_set(UID))
+            self.assertEqual({path.rpartition("/")[2] for path in self.files()}, {f"{UID}.dcm", "1.2.31.dcm"})
+            self.assertEqual(set(self.registered()), {UID, "1.2.31"})
 
     def test_name_not_synced(self) -> None:
         """If the new name in another series cannot be forced out, there is the earlier version alone."""

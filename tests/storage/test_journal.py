@@ -198,8 +198,8 @@ class NoteTests(Journalling):
                 store = self.store(durability)
                 stored = self.commit(store, content)
                 assert stored.journal is not None
-                self.assertEqual(self.notes(), [stored.journal.name])
-                self.assertTrue(stored.journal.samefile(self.root / NAME))
+                self.assertEqual(self.notes(), [Path(stored.journal).name])
+                self.assertTrue(Path(stored.journal).samefile(self.root / NAME))
                 for _ in range(2):
                     self.assertEqual(store.settled([stored]), [])
                     self.assertEqual(self.notes(), [])
@@ -215,8 +215,8 @@ class NoteTests(Journalling):
                 content = data_set(UID, b"another.", **there)
                 stored = self.commit(store, content)
                 assert stored.journal is not None
-                self.assertEqual(self.notes(), [stored.journal.name])
-                self.assertTrue(stored.journal.samefile(self.root / stored.path))
+                self.assertEqual(self.notes(), [Path(stored.journal).name])
+                self.assertTrue(Path(stored.journal).samefile(self.root / stored.path))
                 self.assertEqual(store.settled([stored]), [])
                 self.assertEqual(self.notes(), [])
                 self.assertEqual(self.objects(), {str(stored.path): content})
@@ -236,7 +236,7 @@ class NoteTests(Journalling):
                 self.assertEqual(again, attrs.evolve(first, journal=None))
                 self.assertEqual(store.settled([again]), [])
                 assert first.journal is not None
-                self.assertEqual(self.notes(), [first.journal.name])  # which is the first one's
+                self.assertEqual(self.notes(), [Path(first.journal).name])  # which is the first one's
 
     def test_kept_is_no_object(self) -> None:
         """Kept: of a file whose content is no object, or another, the index has nothing to know."""
@@ -361,7 +361,7 @@ class MeanwhileTests(Journalling):
         self.assertEqual(store.settled([stored, other]), [])
         patch.restore()
         assert stored.journal is not None
-        self.assertEqual(self.notes(), [stored.journal.name])
+        self.assertEqual(self.notes(), [Path(stored.journal).name])
 
     def test_note_stays(self) -> None:
         """That a note cannot be removed is no fault of anybody's."""
@@ -437,9 +437,9 @@ class NoHardLinkTests(Journalling):
                 stored = self.commit(store, data_set(UID))
                 patch.restore()
                 assert stored.journal is not None
-                self.assertEqual(self.notes(), [stored.journal.name])
-                self.assertEqual(stored.journal.read_text(), NAME)
-                self.assertEqual(oct(stored.journal.stat().st_mode & 0o777), oct(0o600))
+                self.assertEqual(self.notes(), [Path(stored.journal).name])
+                self.assertEqual(Path(stored.journal).read_text(), NAME)
+                self.assertEqual(oct(os.stat(stored.journal).st_mode & 0o777), oct(0o600))
                 self.assertEqual((self.root / NAME).stat().st_nlink, 1)
                 self.assertEqual(store.settled([stored]), [])
                 self.assertEqual(self.stored(), {NAME: data_set(UID)})
@@ -497,7 +497,7 @@ class NoHardLinkTests(Journalling):
         (stored,) = store.unsettled()
         self.assertEqual(stored, first)
         assert stored.journal is not None
-        self.assertEqual(self.notes(), [stored.journal.name])
+        self.assertEqual(self.notes(), [Path(stored.journal).name])
         self.assertEqual(store.settled([stored]), [])
         self.assertEqual(list(self.files()), [NAME])
 
@@ -522,7 +522,7 @@ class RecoveryTests(Journalling):
         for _ in range(2):  # the second time, as if the index had failed in the midst of the first
             found = {one.sop_instance_uid: one for one in store.unsettled()}
             self.assertEqual(found, stored)
-            store._unsettled = [one.journal for one in found.values() if one.journal]
+            store._unsettled = [Path(one.journal) for one in found.values() if one.journal]
         self.assertEqual(store.settled(found.values()), [])
         self.assertEqual(self.notes(), [])
         self.assertEqual(list(store.unsettled()), [])
