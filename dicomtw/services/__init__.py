@@ -139,6 +139,10 @@ class Operation(Protocol):
         """What was agreed on for the SOP class in extended negotiation (PS3.7 D.3.3.5); empty for nothing."""
 
     @property
+    def cancelled(self) -> bool:
+        """Whether C-CANCEL has come, for those who do not yield after each thing that they shield."""
+
+    @property
     def sub_operations(self) -> SubOperations:
         """The association that the request came on, where its requestor is an SCP too."""
 

@@ -6,6 +6,7 @@ destination. Files are sent as they are where the receiver takes their transfer 
 
 from __future__ import annotations
 
+import time
 from array import array
 from collections.abc import AsyncGenerator, Awaitable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
@@ -38,6 +39,9 @@ from dicomtw.ul.negotiation import AcceptedContext, Offer
 #: Relational retrieval is supported, conversion of enhanced multi-frame images is not (PS3.4 Table C.5-3).
 _SUPPORTED: Final = (1, 0)
 
+#: Seconds between pending responses, at least (PS3.4 C.4.2.3.1 leaves it to us how often): one for each of a
+#: thousand sub-operations in a second costs as much as reading what they send, and nobody sees them.
+INTERVAL = 0.02
 #: Failed sub-operations of one request that get a log line of their own.
 _FAILURES_LOGGED: Final = 5
 #: UIDs of failed instances that are kept; an element has room for no more.
@@ -228,11 +232,12 @@ class _Retrieval(ServiceClass):
         counters: Counters,
         originator: Originator | None = None,
     ) -> AsyncGenerator[Response, None]:
-        """A sub-operation for each of `ids`, and a pending response after it while others remain.
+        """A sub-operation for each of `ids`, and pending responses while others remain.
 
         If the association is lost, those that it was for have failed.
         """
         reading = ReadAhead(operation, self._index, self._root, association, ids)
+        told = float("-inf")  # when a pending response was sent
         try:
             while True:
                 portion = await reading.portion()
@@ -248,7 +253,12 @@ class _Retrieval(ServiceClass):
                             f"the association ended at {opened.instance.sop_instance_uid}: {fault}"
                         )
                         reading.lost = True
-                    if counters.remaining and not reading.lost:
+                    if not counters.remaining or reading.lost:
+                        continue
+                    if operation.cancelled:
+                        raise Cancelled
+                    if (now := time.monotonic()) >= told + INTERVAL:
+                        told = now
                         yield counters.response(status.PENDING, operation)
                 if portion.fault is not None:
                     code = status.UNABLE_TO_PERFORM_SUB_OPERATIONS

@@ -85,6 +85,7 @@ class RetrieveTestCase(SynchronousTestCase):
         self.waiting: Deferred[None] | None = None
         self.proposed: list[Any] = []
         self.progress: list[Retrieval] = []
+        self.patch(retrieve, "INTERVAL", 0.0)
 
     # -- services.retrieve.Destinations
 
@@ -307,6 +308,15 @@ class CounterTests(RetrieveTestCase):
             self.assertEqual(counts, [(0xFF00, 3, 1), (0xFF00, 2, 2), (0xFF00, 1, 3)])
             self.assertEqual(last, Retrieval(0, 4, 0, 0))
 
+    def test_pending_now_and_then(self) -> None:
+        """Where many are sent in a moment the first has a pending response, and the last one says it all."""
+        self.patch(retrieve, "INTERVAL", 1000.0)
+        for operation in MODELS:
+            self.progress.clear()
+            last = self.retrieve(operation, "STUDY", StudyInstanceUID="1.1")
+            self.assertEqual(self.remaining(), [(3, 1)])
+            self.assertEqual(last, Retrieval(0, 4, 0, 0))
+
     def remaining(self) -> list[tuple[int | None, int]]:
         """What remained and what was completed, by pending response."""
         return [(one.remaining, one.completed) for one in self.progress]
@@ -462,6 +472,22 @@ class EndTests(RetrieveTestCase):
             self.go_on()
             self.assertEqual(answers, [Retrieval(0xFE00, 1, 0, 0, 3)])
             self.assertEqual(self.receiver.stored, ["1.1.1.1"], operation)
+
+    def test_cancel_without_pending_responses(self) -> None:
+        """C-CANCEL takes effect where no pending response is due, too."""
+        self.patch(retrieve, "INTERVAL", 1000.0)
+        for operation in MODELS:
+            retrieval = self.begin(operation, "STUDY", StudyInstanceUID="1.1")
+            self.server.clock.advance(0)
+            waiting, self.receiver.waiting = self.receiver.waiting, Deferred()
+            waiting.callback(None)
+            self.server.clock.advance(0)
+            (request,) = self.scu.association._requests._outstanding.values()
+            self.scu.association.cancel(request)
+            self.server.clock.advance(0)
+            self.go_on()
+            self.assertEqual(self.successResultOf(retrieval), Retrieval(0xFE00, 2, 0, 0, 2))
+            self.receiver.waiting = Deferred()
 
     def test_cancel_while_a_file_is_opened(self) -> None:
         """A file that is open when nobody wants it any more is closed."""
