@@ -16,23 +16,20 @@ from benchmarks.load import Load
 from benchmarks.pairs import MEASURES, Competitor, Figures, Work, measure, median, ratios
 from benchmarks.servers import NODELAY, Start
 from benchmarks.stock import Storescu
+from benchmarks.targets import FLOOR, ONE_BY_ONE, OURS
 
 #: Pixel data that makes an object of 9 KB.
 SMALL = 9 * 1024 - 700
 _LONG_PDU = 131072
 
-_RELAXED, _STRICT = "--durability=relaxed", "--durability=strict"
-#: What the names of our own server and of the floor are in the tables.
-OURS, FLOOR = "dicomtw", "bare C receiver"
-ONE_PROCESS, ONE_BY_ONE = "dicomtw, one process", "dicomtw, one by one"
+RELAXED, _STRICT = "--durability=relaxed", "--durability=strict"
+WORKERS = ("--workers=2",)
+#: The same server as that of the targets, otherwise.
+ONE_PROCESS = f"{OURS}, one process"
 
 
 def _ours(*options: str) -> Start:
     return lambda directory: servers.dicomtw(directory, *options)
-
-
-def _with_workers(*options: str) -> Start:
-    return _ours(*options, *(("--workers=2",) if servers.has_workers() else ()))
 
 
 def _storescp(*options: str, tls: bool = False) -> Start:
@@ -53,7 +50,7 @@ def works(scale: float = 1.0) -> list[Work]:
     def load(kind: str, count: float, associations: int = 1, **more: Any) -> Load:
         return Load(kind, max(2, round(count * scale)), associations, **more)
 
-    relaxed, workers = Competitor(_ours(_RELAXED)), Competitor(_with_workers(_RELAXED))
+    relaxed, workers = Competitor(_ours(RELAXED)), Competitor(_ours(RELAXED, *WORKERS))
     storescp, forking = Competitor(_storescp()), Competitor(_storescp("--fork"))
     receiver, small, long = Competitor(_receiver()), {"pixels": SMALL}, {"pdu": _LONG_PDU}
     return [
@@ -142,15 +139,15 @@ def works(scale: float = 1.0) -> list[Work]:
             "tls-1",
             "CT over TLS, 1 association, relaxed",
             load("store", 300, tls=True),
-            {OURS: Competitor(_ours(_RELAXED, "--tls")), "storescp +tls": Competitor(_storescp(tls=True))},
+            {OURS: Competitor(_ours(RELAXED, "--tls")), "storescp +tls": Competitor(_storescp(tls=True))},
         ),
         Work(
             "tls-4",
             "CT over TLS, 4 associations, relaxed, two workers",
             load("store", 80, 4, tls=True),
             {
-                OURS: Competitor(_with_workers(_RELAXED, "--tls")),
-                ONE_PROCESS: Competitor(_ours(_RELAXED, "--tls")),
+                OURS: Competitor(_ours(RELAXED, "--tls", *WORKERS)),
+                ONE_PROCESS: Competitor(_ours(RELAXED, "--tls")),
                 "storescp +tls --fork": Competitor(_storescp("--fork", tls=True)),
             },
         ),

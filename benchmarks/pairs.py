@@ -87,13 +87,14 @@ def measure(work: Work, rounds: int, directory: Path) -> dict[str, Figures]:
     return figures
 
 
-def once(load: Sends, server: Running) -> dict[str, float]:
-    """The figures of one run."""
+def once(load: Sends, server: Running, *, keep: bool = False) -> dict[str, float]:
+    """The figures of one run; what was stored is removed, unless it is to be kept."""
     before = server.cpu_seconds()
     result = load.run(server.port, server.aet)
     time.sleep(_SETTLE)
     cpu = server.cpu_seconds() - before
-    empty(server)
+    if not keep:
+        empty(server)
     milliseconds = cpu * 1000 / load.total, result.percentile_ms(50), result.percentile_ms(99)
     sender = result.cpu_seconds * 1000 / load.total
     return dict(zip(MEASURES, (load.total / result.seconds, *milliseconds, sender), strict=True))

@@ -18,10 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-import attrs
-
 from benchmarks.processes import Running, free_port, running
-from dicomtw import config
 from dicomtw.security.self_signed import make_self_signed
 
 __all__ = [
@@ -32,7 +29,6 @@ __all__ = [
     "dcmqrscp",
     "dicomtw",
     "free_port",
-    "has_workers",
     "missing",
     "orthanc",
     "program",
@@ -79,12 +75,6 @@ def missing(peer: str) -> str | None:
     else:
         absent = [] if program("cc" if peer == "receiver" else peer) else [peer]
     return f"not installed: {', '.join(absent)}" if absent else None
-
-
-def has_workers() -> bool:
-    """Whether our server can be several processes."""
-    classes: tuple[type[attrs.AttrsInstance], ...] = (config.Configuration, config.Server)
-    return any(field.name == "workers" for each in classes for field in attrs.fields(each))
 
 
 @contextmanager
