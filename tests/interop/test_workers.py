@@ -1,0 +1,244 @@
+"""``--workers``: several processes that are one server, also when one of them dies, and when they end."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from dicomtw import uids
+from dicomtw.ul.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RJ
+from tests.interop.certificates import Authority, client_context
+from tests.interop.files import stored_data_set
+from tests.interop.scu import CT_IMPLICIT, Closed, Scu, ct_data_set, element, uid_element
+from tests.interop.test_crash import Ledger
+from tests.interop.twistd import Twistd, run_twistd, temporary_directory, wait_until
+
+FIND = {1: (uids.STUDY_ROOT_FIND, uids.IMPLICIT_VR_LITTLE_ENDIAN)}
+STORE_AND_FIND = {**CT_IMPLICIT, 3: FIND[1]}
+
+
+def children(server: Twistd) -> list[int]:
+    """The processes of its workers."""
+    path = Path(f"/proc/{server.pid}/task/{server.pid}/children")
+    return sorted(map(int, path.read_text("ascii").split()))
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def images(study: str) -> bytes:
+    """The identifier of a query for all objects of a study's first series."""
+    return b"".join(
+        (
+            uid_element(0x00080018, ""),
+            element(0x00080052, b"IMAGE "),
+            uid_element(0x0020000D, study),
+            uid_element(0x0020000E, f"{study}.1"),
+        )
+    )
+
+
+def associated(server: Twistd, count: int) -> list[Scu]:
+    """So many associations."""
+    found = []
+    for _ in range(count):
+        scu = Scu(server.address)
+        assert isinstance(scu.associate(STORE_AND_FIND), A_ASSOCIATE_AC)
+        found.append(scu)
+    return found
+
+
+def by_worker(lines: Iterable[str]) -> Counter[str]:
+    """How many log lines each worker has left."""
+    return Counter(found[1] for line in lines if (found := re.match(r"worker (\d)", line)))
+
+
+class WorkersTests(SynchronousTestCase):
+    def started(self, *options: str) -> Twistd:
+        return Twistd(self, "--workers=2", "--durability=relaxed", "--allow-retrieve=any", *options)
+
+    def test_shared_out(self) -> None:
+        """Associations that come together are shared out; what was done is summed up in the end."""
+        server = self.started()
+        self.assertEqual(len(children(server)), 2)
+        for scu in associated(server, 6):
+            self.assertEqual(scu.store("1.2.3.4", ct_data_set("1.2.3.4")), 0)
+            scu.socket.setblocking(True)
+            self.addCleanup(scu.close)
+            scu.release()
+        counted = by_worker(server.wait_for_summaries(6))
+        scus = associated(server, 4)
+        for scu in scus:
+            scu.release()
+        counted = by_worker(server.wait_for_summaries(10)[6:])
+        self.assertEqual(counted, {"1": 2, "2": 2})
+        server.stop()
+        self.assertIn("all workers have ended: 10 associations, 6 objects, ", server.log)
+
+    def test_limits(self) -> None:
+        """Limits are for all of them together, and what one has left another can have."""
+        server = self.started("--max-associations=3", "--associations-per-minute-per-host=9")
+        scus = associated(server, 3)
+        for _ in range(4):
+            with Scu(server.address) as scu:
+                answer = scu.associate()
+                assert isinstance(answer, A_ASSOCIATE_RJ), answer
+        scus.pop().release()
+        wait_until(lambda: len(server.summaries) == 5, "it has ended")
+        scus += associated(server, 1)
+        with Scu(server.address) as scu:
+            scu.associate()
+        with Scu(server.address) as scu:
+            scu.associate()
+        self.assertIn("has asked more than 9 times a minute", server.wait_for_log("has asked more"))
+        for scu in scus:
+            scu.release()
+
+    def test_query(self) -> None:
+        """A query of one finds what another has acknowledged before."""
+        server = self.started()
+        one, other = associated(server, 2)
+        for number in range(30):
+            uid, study = f"1.2.{number}.1", f"1.2.{number}"
+            self.assertEqual(one.store(uid, ct_data_set(uid, study=study)), 0)
+            *found, final = other.find(images(study), 3)
+            self.assertEqual((len(found), final.status), (1, 0), number)
+        one.release()
+        other.release()
+        self.assertEqual(by_worker(server.wait_for_summaries(2)), {"1": 1, "2": 1})
+
+    def test_killed_worker(self) -> None:
+        """A worker that is killed under load is replaced, and nothing that it had acknowledged is lost."""
+        server, ledger = self.started(), Ledger()
+        senders = [
+            threading.Thread(target=ledger.ingest, args=(server.address, str(name), 1)) for name in range(4)
+        ]
+        for sender in senders:
+            sender.start()
+        for left in (2, 0):
+            enough = ledger.count + 60
+            wait_until(lambda enough=enough: ledger.count >= enough, "objects are acknowledged", 30)  # type: ignore[misc]
+            victim = children(server)[0]
+            os.kill(victim, signal.SIGKILL)
+            server.wait_for_log(f"(process {victim}) ended by signal 9 (SIGKILL); another one is started in")
+            wait_until(lambda left=left: sum(map(threading.Thread.is_alive, senders)) == left, "it is gone")  # type: ignore[misc]
+            # What its successor has to make of what it has left is waited for.
+            self._check(server, ledger)
+            self.assertEqual(len(children(server)), 2)
+            associated(server, 1)[0].release()
+        self.assertEqual(ledger.faults, [])
+        wait_until(lambda: not list((server.store / ".incoming").iterdir()), "nothing is left over")
+
+    def _check(self, server: Twistd, ledger: Ledger) -> None:
+        """What is acknowledged by now is found, and is bit by bit what was sent."""
+        acknowledged = {uid: digests[-1] for uid, digests in [*ledger.acknowledged.items()] if digests}
+        found: set[str] = set()
+        with Scu(server.address, timeout=30) as scu:
+            scu.associate(STORE_AND_FIND)
+            for number in range(1 + max(int(uid.rpartition(".")[2]) for uid in acknowledged) // 10):
+                *matches, final = scu.find(images(f"1.2.1.{number}"), 3)
+                self.assertEqual(final.status, 0)
+                found |= {_uid(match.data_set) for match in matches}
+        self.assertEqual(set(acknowledged) - found, set())
+        objects = server.objects
+        for uid, last in acknowledged.items():
+            there = hashlib.sha256(stored_data_set(objects[uid])).hexdigest()
+            known = ledger.sent[uid]
+            self.assertIn(there, known[known.index(last) :], uid)
+
+    def test_drain(self) -> None:
+        """SIGTERM has all of them drain: what is associated goes on, nobody else comes."""
+        server = self.started()
+        scus = associated(server, 4)
+        server.signal(signal.SIGTERM)
+        server.wait_for_log("waiting for 2 associations to end")
+        self.assertRaises(OSError, Scu, server.address)
+        for scu in scus:
+            self.assertEqual(scu.store("1.2.3.4", ct_data_set("1.2.3.4")), 0)
+            scu.release()
+        self.assertEqual(server.wait(), 0)
+
+    def test_twice(self) -> None:
+        """A second SIGTERM ends them at once."""
+        server = self.started()
+        scus = associated(server, 2)
+        server.signal(signal.SIGTERM)
+        server.wait_for_log("waiting for 1 associations to end")
+        started = time.monotonic()
+        server.signal(signal.SIGTERM)
+        self.assertEqual(server.wait(), 0)
+        self.assertLess(time.monotonic() - started, 5)
+        for scu in scus:
+            self.assertRaises((Closed, AssertionError), scu.release)
+            scu.close()
+
+    def test_orphans(self) -> None:
+        """Whose parent is killed drain and go; till then nobody cleans up what they receive."""
+        server = self.started()
+        scus, pids = associated(server, 2), children(server)
+        server.kill()
+        self.assertTrue(all(map(is_running, pids)))
+        for scu in scus:
+            self.assertEqual(scu.store("1.2.3.4", ct_data_set("1.2.3.4")), 0)
+            scu.release()
+        wait_until(lambda: not any(map(is_running, pids)), "they have ended")
+
+    def test_tls(self) -> None:
+        """TLS, and a port of any kind: each has all listeners. SIGHUP gets to all."""
+        directory = temporary_directory(self)
+        authority = Authority(directory)
+        cert, key = authority.certify("server")
+        place = directory / "socket"
+        server = self.started(
+            f"--listen=dicomtls:0:interface=127.0.0.1:cert={cert}:key={key}", f"--listen=unix:{place}"
+        )
+        for _ in range(4):
+            with Scu(server.address, tls=client_context(directory / "ca.pem")) as scu:
+                scu.associate()
+                self.assertEqual(scu.echo(), 0)
+                scu.release()
+            with Scu(place) as scu:
+                scu.associate()
+                scu.release()
+        self.assertEqual(set(by_worker(server.wait_for_summaries(8))), {"1", "2"})
+        server.signal(signal.SIGHUP)
+        for number in (1, 2):
+            server.wait_for_log(f"worker {number}: unchanged: TLS certificate")
+        server.stop()
+        self.assertFalse(place.exists())
+
+    def test_never_up(self) -> None:
+        """If workers do not come up the server ends with a line."""
+        server = self.started()
+        directory = server.store / ".index"
+        directory.rename(directory.with_name("away"))
+        directory.write_text("no directory")
+        os.kill(children(server)[0], signal.SIGKILL)
+        self.assertEqual(server.wait(30), 1)
+        self.assertIn("does not come up: it ended with exit status 1", server.stderr)
+
+    def test_check(self) -> None:
+        """``--check`` says how many; what is none is one line."""
+        ended = run_twistd("--workers=3", "--check", cwd=temporary_directory(self))
+        self.assertEqual(ended.returncode, 0)
+        self.assertIn("3 processes share what follows\n", ended.stdout)
+
+
+def _uid(data_set: bytes) -> str:
+    """The SOP Instance UID of an identifier, Implicit VR Little Endian."""
+    at = data_set.index(b"\x08\0\x18\0")
+    length = int.from_bytes(data_set[at + 4 : at + 8], "little")
+    return data_set[at + 8 : at + 8 + length].decode("ascii").rstrip("\0")
