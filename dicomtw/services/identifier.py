@@ -9,15 +9,16 @@ from dicomtw import uids
 from dicomtw.dimse import status
 from dicomtw.encoding import character_sets, data_set, dictionary
 from dicomtw.encoding.data_set import DataSet, Element
+from dicomtw.encoding.dictionary import Attribute
 from dicomtw.encoding.representations import BYTES, NUMBERS, TEXT, numbers_value
 from dicomtw.errors import DimseError, UnreadableDataSet
 from dicomtw.services import Operation
+from dicomtw.services.plan import SPECIFIC_CHARACTER_SET, Plan
 from dicomtw.storage.index.attributes import Attributes, Level
 from dicomtw.storage.index.matching import KeyValue
 from dicomtw.storage.index.query import Model, Query
 from dicomtw.storage.index.record import Items, items_of, text_of
 
-SPECIFIC_CHARACTER_SET: Final = 0x00080005
 QUERY_RETRIEVE_LEVEL: Final = 0x00080052
 RETRIEVE_AE_TITLE: Final = 0x00080054
 INSTANCE_AVAILABILITY: Final = 0x00080056
@@ -115,19 +116,34 @@ class Answers:
         if INSTANCE_AVAILABILITY in identifier.keys:
             self._always.append(Element(INSTANCE_AVAILABILITY, "CS", b"ONLINE"))
 
+        self._plan = (
+            Plan(self._columns, self._always, self._transfer_syntax, self._element)
+            if Plan.is_for(self._columns, self._transfer_syntax)
+            else None
+        )
+
     def encode(self, row: Sequence[str | None]) -> bytes:
         """The identifier for one match, in a character set that reaches: the requestor's, if it does."""
-        beyond_ascii = [value for value in row if value and not value.isascii()]
-        terms = character_sets.fitting(beyond_ascii, self._character_set) if beyond_ascii else ()
+        terms: tuple[str, ...] = ()
+        if not "".join(filter(None, row)).isascii():
+            beyond_ascii = [value for value in row if value and not value.isascii()]
+            terms = character_sets.fitting(beyond_ascii, self._character_set)
+        encoded = None if self._plan is None else self._plan.encode(row, terms)
+        return self._encode(row, terms) if encoded is None else encoded
+
+    def _encode(self, row: Sequence[str | None], terms: tuple[str, ...]) -> bytes:
+        """The same for any transfer syntax, and values of any length."""
         elements = list(self._always)
         if terms:
             elements.append(Element(SPECIFIC_CHARACTER_SET, "CS", "\\".join(terms).encode()))
         for attribute, value in zip(self._columns, row, strict=True):
-            if attribute.vr == "SQ":
-                elements.append(_sequence(attribute.tag, items_of(value), self._keys[attribute.tag], terms))
-            else:
-                elements.append(_element(attribute.tag, attribute.vr, value or "", terms))
+            elements.append(self._element(attribute, value, terms))
         return data_set.encode(elements, self._transfer_syntax)
+
+    def _element(self, attribute: Attribute, value: str | None, terms: tuple[str, ...]) -> Element:
+        if attribute.vr == "SQ":
+            return _sequence(attribute.tag, items_of(value), self._keys[attribute.tag], terms)
+        return _element(attribute.tag, attribute.vr, value or "", terms)
 
 
 def failed_list(sop_instance_uids: Sequence[str], transfer_syntax: str) -> bytes:

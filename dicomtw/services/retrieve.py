@@ -39,9 +39,10 @@ from dicomtw.ul.negotiation import AcceptedContext, Offer
 #: Relational retrieval is supported, conversion of enhanced multi-frame images is not (PS3.4 Table C.5-3).
 _SUPPORTED: Final = (1, 0)
 
-#: Seconds between pending responses, at least (PS3.4 C.4.2.3.1 leaves it to us how often): one for each of a
-#: thousand sub-operations in a second costs as much as reading what they send, and nobody sees them.
-INTERVAL = 0.02
+#: Sub-operations of one request that have a pending response each. Of what follows there is one when so many
+#: seconds have passed since the last (PS3.4 C.4.2.3.1 leaves it to us how often): one for each of a thousand
+#: sub-operations in a second costs as much as to read what they send, and nobody can follow that.
+EACH, INTERVAL = 128, 0.02
 #: Failed sub-operations of one request that get a log line of their own.
 _FAILURES_LOGGED: Final = 5
 #: UIDs of failed instances that are kept; an element has room for no more.
@@ -237,7 +238,7 @@ class _Retrieval(ServiceClass):
         If the association is lost, those that it was for have failed.
         """
         reading = ReadAhead(operation, self._index, self._root, association, ids)
-        told = float("-inf")  # when a pending response was sent
+        sent, told = 0, 0.0  # sub-operations, and when a pending response was
         try:
             while True:
                 portion = await reading.portion()
@@ -257,8 +258,9 @@ class _Retrieval(ServiceClass):
                         continue
                     if operation.cancelled:
                         raise Cancelled
-                    if (now := time.monotonic()) >= told + INTERVAL:
-                        told = now
+                    sent += 1
+                    if sent <= EACH or time.monotonic() >= told + INTERVAL:
+                        told = time.monotonic()
                         yield counters.response(status.PENDING, operation)
                 if portion.fault is not None:
                     code = status.UNABLE_TO_PERFORM_SUB_OPERATIONS

@@ -85,7 +85,6 @@ class RetrieveTestCase(SynchronousTestCase):
         self.waiting: Deferred[None] | None = None
         self.proposed: list[Any] = []
         self.progress: list[Retrieval] = []
-        self.patch(retrieve, "INTERVAL", 0.0)
 
     # -- services.retrieve.Destinations
 
@@ -309,13 +308,17 @@ class CounterTests(RetrieveTestCase):
             self.assertEqual(last, Retrieval(0, 4, 0, 0))
 
     def test_pending_now_and_then(self) -> None:
-        """Where many are sent in a moment the first has a pending response, and the last one says it all."""
-        self.patch(retrieve, "INTERVAL", 1000.0)
-        for operation in MODELS:
-            self.progress.clear()
-            last = self.retrieve(operation, "STUDY", StudyInstanceUID="1.1")
-            self.assertEqual(self.remaining(), [(3, 1)])
-            self.assertEqual(last, Retrieval(0, 4, 0, 0))
+        """Where many are sent in a moment each of the first has a pending response, and the last one says it
+        all; where it takes longer there are more.
+        """
+        self.patch(retrieve, "EACH", 2)
+        for interval, remaining in ((1000.0, [(3, 1), (2, 2)]), (0.0, [(3, 1), (2, 2), (1, 3)])):
+            self.patch(retrieve, "INTERVAL", interval)
+            for operation in MODELS:
+                self.progress.clear()
+                last = self.retrieve(operation, "STUDY", StudyInstanceUID="1.1")
+                self.assertEqual(self.remaining(), remaining)
+                self.assertEqual(last, Retrieval(0, 4, 0, 0))
 
     def remaining(self) -> list[tuple[int | None, int]]:
         """What remained and what was completed, by pending response."""
@@ -475,6 +478,7 @@ class EndTests(RetrieveTestCase):
 
     def test_cancel_without_pending_responses(self) -> None:
         """C-CANCEL takes effect where no pending response is due, too."""
+        self.patch(retrieve, "EACH", 1)
         self.patch(retrieve, "INTERVAL", 1000.0)
         for operation in MODELS:
             retrieval = self.begin(operation, "STUDY", StudyInstanceUID="1.1")
