@@ -282,7 +282,8 @@ class Association:
 
     def pending(self, operation: Operation, response: Response) -> None:
         if self.provider.state in _CAN_SEND:
-            self._outbox.send(operation.context.context_id, operation.encoded(response), response.data_set)
+            command, context_id = operation.encoded(response), operation.context.context_id
+            self._outbox.send(context_id, command, response.data_set, response.more)
 
     def ready(self) -> Deferred[None]:
         return self._outbox.ready()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from twisted.internet.defer import Deferred, succeed
 
@@ -55,11 +55,20 @@ class Outbox:
         """Whether a message was begun that will not be sent to its end: only an abort can follow."""
         return self._mid_message and not self.busy
 
-    def send(self, context_id: int, command: bytes, data_set: bytes | None = None) -> None:
-        """Send a message, or have it sent as soon as no data set is under way."""
-        pdus = writer.command_pdus(context_id, command, self._maximum_length)
+    def send(
+        self, context_id: int, command: bytes, data_set: bytes | None = None, more: Sequence[bytes] = ()
+    ) -> None:
+        """Send a message, or have it sent as soon as no data set is under way; and as many with the same
+        command as there are `more` data sets.
+        """
+        pdus = command_pdus = writer.command_pdus(context_id, command, self._maximum_length)
         if data_set is not None:
             pdus += writer.data_set_pdus(context_id, data_set, self._maximum_length)
+        if more:
+            parts = [pdus]
+            for each in more:
+                parts += (command_pdus, writer.data_set_pdus(context_id, each, self._maximum_length))
+            pdus = b"".join(parts)
         if self._lost is not None:
             return
         if self.busy:

@@ -50,6 +50,8 @@ class Response:
     comment: str = ""
     #: Further elements of the response by name, such as ``number_of_remaining_sub_operations``.
     elements: Mapping[str, Any] = attrs.field(factory=dict)
+    #: Data sets of further pending responses, which are the same but for that: all are written at once.
+    more: Sequence[bytes] = ()
 
 
 class DataSetSource(Protocol):

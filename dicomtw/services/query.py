@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator, Awaitable, Iterator
 from functools import partial
 from typing import Final, Protocol
 
@@ -18,6 +18,9 @@ from dicomtw.ul.negotiation import Offer
 #: Matches fetched at a time: few at first, so that the first one is not waited for, then more.
 _FIRST_BATCH: Final = 10
 _BATCH: Final = 100
+
+#: Matches are written together up to this, in bytes. C-CANCEL takes effect between one write and the next.
+_WRITTEN: Final = 1 << 16
 
 #: An identifier that is longer is decoded in a thread; in bytes.
 _LONG: Final = 4096
@@ -74,11 +77,14 @@ class Query(ServiceClass):
             size = _FIRST_BATCH
             # Encoded in the thread, too: other associations are not to wait for it.
             while matches := await operation.call_in_thread(partial(encoded, size)):
-                for match in matches:
-                    if 0 < most <= count:
-                        raise QueryLimit(f"more than {most} matches")
-                    count += 1
-                    yield Response(pending, match)
+                wanted = matches if not most else matches[: most - count]
+                for first, more in _portions(wanted):
+                    yield Response(pending, first, more=more)
+                if len(wanted) < len(matches):
+                    raise QueryLimit(f"more than {most} matches")
+                count += len(matches)
+                if len(matches) < size:
+                    break
                 size = _BATCH
         except IndexFault as fault:
             raise not_available(operation, fault, status.OUT_OF_RESOURCES) from fault
@@ -86,6 +92,18 @@ class Query(ServiceClass):
             raise DimseError(status.OUT_OF_RESOURCES, str(fault)) from fault
         finally:
             cursor.close()
+
+
+def _portions(matches: list[bytes]) -> Iterator[tuple[bytes, list[bytes]]]:
+    """The matches that are written at once: the first of them, and the others."""
+    at = 0
+    while at < len(matches):
+        end, size = at + 1, len(matches[at])
+        while end < len(matches) and size + len(matches[end]) <= _WRITTEN:
+            size += len(matches[end])
+            end += 1
+        yield matches[at], matches[at + 1 : end]
+        at = end
 
 
 async def decoded(operation: Operation) -> Identifier:

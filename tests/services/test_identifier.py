@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from dicomtw import uids
-from dicomtw.encoding import data_set, dictionary
+from dicomtw.encoding import character_sets, data_set, dictionary
 from dicomtw.encoding.data_set import DataSet, Element
 from dicomtw.services.identifier import Answers
 from dicomtw.storage.index.attributes import LEVELS, Attributes, Level
@@ -165,6 +165,22 @@ class AnswersTests(SynchronousTestCase):
         (item,) = answer[SEQUENCE].value
         assert not isinstance(item, int)
         return item
+
+    @given(st.lists(st.text(max_size=40) | st.none() | st.text("xé", max_size=1100), min_size=4, max_size=4))
+    def test_plan(self, values: list[str | None]) -> None:
+        """The plan of a query makes of a row what is made of its elements, whatever the values."""
+        keys: dict[int, KeyValue] = dict.fromkeys(
+            map(tag_of, ("StudyDate", "PatientName", "PatientComments")), ""
+        )
+        keys[ROWS] = keys[0x00080056] = ""
+        query = Query.of(Level.IMAGE, keys, ATTRIBUTES, model=Model.PATIENT_ROOT, relational=True)
+        self.assertEqual(len(query.columns), 4)
+        row = [None if each is None else each.encode("utf-8", "replace").decode() for each in values]
+        for syntax in SYNTAXES:
+            answers = Answers(Asked(keys, Level.IMAGE, (), syntax), query, "PMOD")  # type: ignore[arg-type]
+            beyond_ascii = [value for value in row if value and not value.isascii()]
+            terms = character_sets.fitting(beyond_ascii, ()) if beyond_ascii else ()
+            self.assertEqual(answers.encode(row), answers._encode(row, terms), syntax)
 
     def test_numbers(self) -> None:
         """Numbers of all VRs are answered as they were stored, whatever the byte orders."""

@@ -185,7 +185,7 @@ class Cursor:
             row = found.get(each)
             if row is not None:
                 assert len(row) == len(columns)
-                yield tuple(None if value is None else str(value) for value in row)
+                yield row
 
     def _collect(
         self, connection: sqlite3.Connection, statement: str, position: int, ids: set[int]
