@@ -38,10 +38,7 @@ def measure(directory: Path | None, idle: int, large: int = _LARGE) -> dict[str,
     for name, start in STARTS.items():
         with tempfile.TemporaryDirectory(dir=directory) as place, start(Path(place)) as server:
             time.sleep(_REST)
-            of_server: dict[str, float] = {
-                "rest": server.resident_kib(),
-                "rest_pss": server.proportional_kib(),
-            }
+            of_server: dict[str, float] = {"rest": server.memory_kib()}
             if name not in _FEW:
                 of_server["association"] = _of_associations(server, idle)
             if not name.endswith("workers"):
@@ -51,17 +48,17 @@ def measure(directory: Path | None, idle: int, large: int = _LARGE) -> dict[str,
 
 
 def _of_associations(server: servers.Running, count: int) -> float:
-    """Of one association that waits, in KiB; forked processes with what they share counted in parts."""
+    """Of one association that waits, in KiB."""
     with ExitStack() as stack:
         warm = [Association(server.port, server.aet, objects.CT_IMAGE_STORAGE) for _ in range(10)]
         for association in warm:
             stack.callback(association.release)
         time.sleep(_REST)
-        before = server.proportional_kib()
+        before = server.memory_kib()
         for _ in range(count):
             stack.callback(Association(server.port, server.aet, objects.CT_IMAGE_STORAGE).release)
         time.sleep(_REST)
-        return round((server.proportional_kib() - before) / count, 1)
+        return round((server.memory_kib() - before) / count, 1)
 
 
 def _growth(server: servers.Running, large: int) -> int:

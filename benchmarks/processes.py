@@ -58,9 +58,15 @@ class Running:
         """Resident memory now; pages that processes share count once for each."""
         return self._status("VmRSS")
 
-    def proportional_kib(self) -> int:
-        """Resident memory now; pages that processes share count in parts."""
-        return sum(_field(f"/proc/{pid}/smaps_rollup", "Pss") for pid in self.pids())
+    def memory_kib(self) -> int:
+        """Memory now: what all have or share, each page once, and what is mapped of files.
+
+        Of files that which maps most counts, for they are the same programs; and as if nobody else on the
+        machine had mapped them.
+        """
+        pids = self.pids()
+        files = (_field(f"/proc/{pid}/status", "RssFile") for pid in pids)
+        return sum(_field(f"/proc/{pid}/smaps_rollup", "Pss_Anon") for pid in pids) + max(files)
 
     def peak_kib(self) -> int:
         """The most resident memory there has been since `reset_peak`."""
@@ -103,7 +109,7 @@ class Peak:
 
     def _look(self, server: Running, interval: float) -> None:
         while True:
-            self.kib = max(self.kib, server.proportional_kib())
+            self.kib = max(self.kib, server.memory_kib())
             if self._over.wait(interval):
                 return
 

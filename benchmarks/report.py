@@ -117,8 +117,8 @@ def _server(figures: dict[str, Figures], name: str) -> Sequence[str]:
 
 
 def _memory(memory: dict[str, dict[str, float]]) -> str:
-    keys = ("rest", "rest_pss", "association", "growth")
-    head = ("", "at rest, RSS", "at rest, PSS", "each association that waits", "1 GiB more than 64 KiB")
+    keys = ("rest", "association", "growth")
+    head = ("", "at rest", "each association that waits", "1 GiB more than 64 KiB")
     return table(
         head,
         ([name, *(_kib(of[key]) if key in of else "" for key in keys)] for name, of in memory.items()),
