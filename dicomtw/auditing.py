@@ -6,6 +6,7 @@ import os
 import socket
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from threading import Thread
@@ -72,7 +73,7 @@ class Auditing:
         assert server.audit is not None
         self.directory = directory
         self.server = server
-        self._target = target = Target.parse(server.audit)
+        self._target = Target.parse(server.audit)
         self._reactor = reactor
         #: Another for the file that messages go to: that may be on a disk that hangs.
         self._threads = [DiskThread(reactor, name) for name in ("dicomtw-audit", "dicomtw-audit-file")]
@@ -80,14 +81,14 @@ class Auditing:
         self._tls = tls_of(server)
         self._audits: list[ServerAudit] = []
         self._is_started = False
-        self._recorder = Recorder(
-            Queue(directory),
-            self._collector(target),
-            self._threads[0],
-            reactor,
-            name=str(target),
-            lost=self._lost,
-        )
+        self._queue = Queue(directory)
+        self._recorder = self._recorder_of(self._queue, self._lost)
+        #: Of queues that others have left.
+        self._left: list[Recorder] = []
+
+    def _recorder_of(self, queue: Queue, lost: Callable[[int], tuple[AuditMessage, ...]]) -> Recorder:
+        collector, thread = self._collector(self._target), self._threads[0]
+        return Recorder(queue, collector, thread, self._reactor, name=str(self._target), lost=lost)
 
     def _collector(self, target: Target) -> Collector:
         if target.path is not None:
@@ -113,23 +114,43 @@ class Auditing:
         """Why there can be no TLS with the collector, in a line; empty for nothing. Blocks."""
         return fault_of(self._target, self._tls)
 
-    def start(self) -> None:
-        """Open the queue and say that the servers start. Blocks; raises `OSError`."""
+    def start(self, worker: int = 1, workers: int = 1, *, tells: bool = True) -> None:
+        """Open the queue and, if it `tells`, say that the servers start. Blocks; raises `OSError`.
+
+        Each of several `workers` has a queue of its own. The first takes those as well that more of them have
+        left in an earlier run.
+        """
+        if worker > 1:
+            self._queue.move(self._queue_of(worker))
         self._recorder.start()
         for thread in self._threads:
             thread.start()
         self._is_started = True
-        for audit in self._audits:
+        if worker == 1:
+            self._take_left(workers)
+        for audit in self._audits if tells else ():
             audit.started()
 
-    def stop(self) -> Deferred[None]:
-        """Say that the servers have stopped, and deliver what can be delivered at once."""
+    def _queue_of(self, worker: int) -> Path:
+        return self.directory / f"worker-{worker}"
+
+    def _take_left(self, workers: int) -> None:
+        ours = {self._queue_of(number) for number in range(1, workers + 1)}
+        for directory in sorted({*self.directory.glob("worker-*")} - ours):
+            recorder = self._recorder_of(Queue(directory), lambda count: ())
+            with suppress(BlockingIOError):  # one that is still ending has it
+                recorder.start()
+                self._left.append(recorder)
+
+    def stop(self, *, tells: bool = True) -> Deferred[Any]:
+        """Say that the servers have stopped, if it `tells`, and deliver what can be delivered at once."""
         if not self._is_started:
             return succeed(None)
         self._is_started = False
         for audit in self._audits:
-            audit.stopped()
-        return self._recorder.stop().addBoth(self._stop_threads)
+            audit.stopped(tells=tells)
+        stopped = DeferredList([one.stop() for one in (self._recorder, *self._left)])
+        return stopped.addBoth(self._stop_threads)
 
     def _stop_threads(self, result: object) -> Deferred[Any]:
         return DeferredList([thread.stop() for thread in self._threads]).addCallback(lambda _: result)
@@ -215,12 +236,13 @@ class ServerAudit:
     def started(self) -> None:
         self.record(self.events.application(starts=True))
 
-    def stopped(self) -> None:
+    def stopped(self, *, tells: bool = True) -> None:
         if self._report is not None:
             self._report.cancel()
             self._report = None
         self._tell_counted(None)
-        self.record(self.events.application(starts=False))
+        if tells:
+            self.record(self.events.application(starts=False))
 
     def lost(self, count: int) -> tuple[AuditMessage, ...]:
         """Messages that say that others were not recorded."""

@@ -96,6 +96,7 @@ class FileCollector:
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
         fd = os.open(self._path, flags, 0o600)
         try:
+            fcntl.flock(fd, fcntl.LOCK_EX)  # several processes may append to one
             status = os.fstat(fd)
             size = status.st_size
             try:

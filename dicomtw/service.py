@@ -246,7 +246,7 @@ class DicomService(Service):
         """What the process does that serves: `StartError` says why it cannot."""
         for archive in self._archives.values():
             archive.begin()
-        self._start_audit()
+        self._start_audit(tells=self._crew is None or self._crew.starts)
 
     def _tell_start(self) -> None:
         for server in self._configuration.servers:
@@ -293,6 +293,10 @@ class DicomService(Service):
         """We are who they were forked from, and are to end as well."""
         counted = ", ".join(f"{count} {name}" for name, count in crew.common.counted.items())
         self.log.info("all workers have ended: {counted}", counted=counted)
+        try:
+            self._start_audit(tells=False)
+        except StartError as error:
+            self.log.error("{error}", error=str(error))
         if crew.failed:
             self._process.remove_pidfile()
             raise SystemExit(1)
@@ -343,10 +347,11 @@ class DicomService(Service):
                     "removed {removed} half-received objects from {root}", removed=removed, root=str(root)
                 )
 
-    def _start_audit(self) -> None:
+    def _start_audit(self, *, tells: bool) -> None:
+        worker = 1 if self._crew is None else max(1, self._crew.number)
         for directory, auditing in self._auditings.items():
             try:
-                auditing.start()
+                auditing.start(worker, self._configuration.workers, tells=tells)
             except BlockingIOError:
                 raise StartError(f"another process has the audit queue in {directory}") from None
             except OSError as error:
@@ -467,7 +472,9 @@ class DicomService(Service):
             return DeferredList([archive.close() for archive in self._archives.values()])
 
         def told(_: object) -> Deferred[Any]:
-            return DeferredList([auditing.stop() for auditing in self._auditings.values()])
+            # Of several processes it is the last one that says so.
+            tells = self._crew is None or not self._crew.number
+            return DeferredList([auditing.stop(tells=tells) for auditing in self._auditings.values()])
 
         return DeferredList(waiting).addBoth(ended).addBoth(told)
 

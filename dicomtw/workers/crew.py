@@ -51,6 +51,16 @@ class Crew:
     # -- in a worker
 
     @property
+    def number(self) -> int:
+        """Which worker we are."""
+        return self.common.board.own
+
+    @property
+    def starts(self) -> bool:
+        """Whether the server starts with us: we are the first worker, and take nobody's place."""
+        return self.number == 1 and self._supervisor.is_first
+
+    @property
     def dead(self) -> list[int]:
         """The numbers of processes that we take the place of."""
         return self._supervisor.dead[self.common.board.own]

@@ -10,7 +10,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 #: A connection is left to others for so long, in seconds: then it is taken, by whoever comes first.
-LEFT: Final = 0.003
+LEFT: Final = 0.01
 
 
 @implementer(IListeningPort)

@@ -66,6 +66,7 @@ class Supervisor:
         self._due = dict.fromkeys(self._paces, 0.0)
         self._running: dict[int, Running] = {}
         self._were_up: set[int] = set()
+        self._forked: set[int] = set()
         #: Those whose successor has not come up yet: process numbers by worker.
         self.dead: dict[int, list[int]] = {number: [] for number in self._paces}
         self._selector: selectors.BaseSelector
@@ -108,6 +109,11 @@ class Supervisor:
             signal.signal(number, handler)
         return self._common.board.own
 
+    @property
+    def is_first(self) -> bool:
+        """In a worker: whether it takes nobody's place."""
+        return self._common.board.own not in self._forked
+
     def _to_be_started(self) -> list[int]:
         if self._stopping:
             return []
@@ -127,6 +133,7 @@ class Supervisor:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             return True
         its.close()
+        self._forked.add(number)
         self._due[number] = float("inf")
         running = self._running[number] = Running(number, pid, ours, time.monotonic())
         self._selector.register(ours, selectors.EVENT_READ, running)

@@ -220,6 +220,25 @@ class WorkersTests(SynchronousTestCase):
         server.stop()
         self.assertFalse(place.exists())
 
+    def test_audit(self) -> None:
+        """All have one audit trail, which says once that the server starts and once that it stops."""
+        trail = temporary_directory(self) / "audit.xml"
+        server = self.started(f"--audit=file:{trail}")
+        for scu in associated(server, 4):
+            uid = f"1.2.{scu.socket.getsockname()[1]}"
+            self.assertEqual(scu.store(uid, ct_data_set(uid)), 0)
+            scu.release()
+        os.kill(children(server)[0], signal.SIGTERM)
+        server.wait_for_log("ended with exit status 0; another one is started in")
+        server.wait_for_log("is started in")
+        wait_until(lambda: len(children(server)) == 2, "it is replaced")
+        server.stop()
+        lines = trail.read_text("utf-8").splitlines()
+        started, *others, stopped = (line for line in lines if 'csd-code="110100"' in line)
+        self.assertEqual((len(others), "110120" in started, "110121" in stopped), (0, True, True))
+        self.assertEqual((lines[0], lines[-1]), (started, stopped))
+        self.assertEqual(sum('csd-code="110104"' in line for line in lines), 4)
+
     def test_never_up(self) -> None:
         """If workers do not come up the server ends with a line."""
         server = self.started()

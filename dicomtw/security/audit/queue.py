@@ -68,6 +68,10 @@ class Queue:
         """What waits, in bytes."""
         return sum(self._segments.values()) - self._taken
 
+    def move(self, directory: Path) -> None:
+        """It is in another directory; to be said before `open`."""
+        self._directory = directory
+
     def open(self) -> int:
         """Make the directory, and cut off what a crash has left unfinished: how many bytes.
 
