@@ -137,14 +137,16 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.only and arguments.write.exists():
         results = json.loads(arguments.write.read_text())
     results["machine"] = machine.described(arguments.directory, arguments.disk)
+    extent = QUICK if arguments.quick else FULL
     results["run"] = {
         "date": date.today().isoformat(),
         "rounds": arguments.rounds,
+        "rounds_of_curves": extent.rounds,
         "quick": arguments.quick,
         "load_average": [round(each, 1) for each in os.getloadavg()],
     }
     started = time.monotonic()
-    for name, step in steps(arguments, QUICK if arguments.quick else FULL):
+    for name, step in steps(arguments, extent):
         if arguments.only in name:
             print(f"{time.monotonic() - started:5.0f} s  {name}", flush=True)
             try:

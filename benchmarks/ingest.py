@@ -168,6 +168,18 @@ def works(scale: float = 1.0) -> list[Work]:
             },
             on_disk=True,
         ),
+        Work(
+            "disk-1",
+            "CT, 1 association, strict, on disk",
+            load("store", 60),
+            {
+                OURS: Competitor(_ours(_STRICT)),
+                f"{FLOOR}, fdatasync": Competitor(_receiver(sync=True)),
+                "Orthanc": Competitor(_orthanc(sync=True)),
+                "Orthanc, no sync": Competitor(_orthanc(sync=False)),
+            },
+            on_disk=True,
+        ),
     ]
 
 

@@ -8,9 +8,15 @@ from typing import Any
 
 from benchmarks.targets import verdicts
 
-#: Distinct for the colour-blind, too (Okabe and Ito); ours is the first.
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9")
-_MARKERS = ("o", "s", "^", "D", "v")
+#: Distinct for the colour-blind, too (Okabe and Ito). A server looks the same in all plots.
+_LOOKS = {
+    "dicomtw": ("#0072b2", "o"),
+    "dicomtw, one process": ("#56b4e9", "D"),
+    "storescp": ("#d55e00", "s"),
+    "storescp --fork": ("#d55e00", "s"),
+    "bare C receiver": ("#009e73", "^"),
+}
+_HOLDS, _FALLS_SHORT = "#0072b2", "#d55e00"
 _GROUND = "#fbfbf8"
 _SETTINGS: Any = {
     "svg.fonttype": "none",
@@ -22,6 +28,7 @@ _SETTINGS: Any = {
     "figure.facecolor": _GROUND,
     "savefig.facecolor": _GROUND,
     "axes.grid": True,
+    "axes.axisbelow": True,
     "grid.color": "#dddddd",
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -45,7 +52,7 @@ def draw(results: dict[str, Any], directory: Path) -> None:
         for name, figure in figures.items():
             if figure is not None:
                 figure.tight_layout()
-                figure.savefig(directory / f"{name}.svg", metadata={"Date": None})
+                figure.savefig(directory / f"{name}.svg", bbox_inches="tight", metadata={"Date": None})
                 pyplot.close(figure)
 
 
@@ -56,7 +63,7 @@ def _targets(pyplot: Any, results: dict[str, Any]) -> Any:
         return None
     figure, axes = pyplot.subplots(figsize=(8, 0.6 + 0.27 * len(all_of_them)))
     reached = [verdict.ratio / verdict.target.least for verdict in all_of_them]
-    colours = [_COLOURS[0] if verdict.holds else _COLOURS[1] for verdict in all_of_them]
+    colours = [_HOLDS if verdict.holds else _FALLS_SHORT for verdict in all_of_them]
     places = range(len(all_of_them), 0, -1)
     axes.barh(places, [each - 1 for each in reached], left=1, color=colours, height=0.65)
     axes.axvline(1, color="#444444", linewidth=1)
@@ -75,52 +82,63 @@ def _targets(pyplot: Any, results: dict[str, Any]) -> Any:
 
 def _size(pyplot: Any, curve: dict[str, Any]) -> Any:
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.4))
-    for at, (server, of_server) in enumerate(curve["servers"].items()):
-        _line(left, at, curve["x"], of_server["cpu"], server)
+    for server, of_server in curve["servers"].items():
+        _line(left, curve["x"], of_server["cpu"], server)
         per_mib = [cpu and cpu / (x / _MIB) for x, cpu in zip(curve["x"], of_server["cpu"], strict=True)]
-        _line(right, at, curve["x"], per_mib, server)
-    for axes in (left, right):
-        axes.set_xscale("log")
+        _line(right, curve["x"], per_mib, server)
+    for axes, title in ((left, "CPU ms for an object"), (right, "CPU ms for a MiB")):
+        _labelled(axes, title, "bytes of pixel data", [(10**4, "10 KB"), *_SIZES])
         axes.set_yscale("log")
-        axes.set_xlabel("bytes of pixel data")
-        axes.legend(frameon=False)
-    left.set_title("CPU ms for an object")
-    right.set_title("CPU ms for a MiB")
+        axes.yaxis.set_major_formatter("{x:g}")
+    right.legend(frameon=False)
     return figure
+
+
+_SIZES = [(10**5, "100 KB"), (10**6, "1 MB"), (10**7, "10 MB"), (10**8, "100 MB"), (10**9, "1 GB")]
 
 
 def _associations(pyplot: Any, curve: dict[str, Any]) -> Any:
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.4))
-    for at, (server, of_server) in enumerate(curve["servers"].items()):
-        _line(left, at, curve["x"], of_server["cpu"], server)
-        _line(right, at, curve["x"], of_server["rate"], server)
-    for axes in (left, right):
-        axes.set_xscale("log")
-        axes.set_xlabel("associations at once")
-        axes.set_ylim(bottom=0)
+    for server, of_server in curve["servers"].items():
+        _line(left, curve["x"], of_server["cpu"], server)
+        _line(right, curve["x"], of_server["rate"], server)
+    for axes, title in ((left, "CPU ms for a CT slice"), (right, "CT slices per second")):
+        _labelled(axes, title, "associations at once", [(each, f"{each}") for each in (1, 10, 100, 1000)])
+        axes.set_ylim(0, axes.get_ylim()[1] * 1.05)
     left.legend(frameon=False)
-    left.set_title("CPU ms for a CT slice")
-    right.set_title("CT slices per second")
     return figure
 
 
 def _index(pyplot: Any, curve: dict[str, Any]) -> Any:
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3))
-    for server, of_server in curve["servers"].items():
-        _line(left, 0, curve["x"], of_server["cpu"], server)
-        _line(right, 0, curve["x"], of_server["find"], server)
-    for axes in (left, right):
-        axes.set_xscale("log")
-        axes.set_xlabel("instances in the index")
-        axes.set_ylim(bottom=0)
-    left.set_title("CPU ms for an object of 9 KB")
-    right.set_title("ms to find one study by its UID")
+    for axes, title, key in (
+        (left, "CPU ms for an object of 9 KB", "cpu"),
+        (right, "ms to find one study by its UID", "find"),
+    ):
+        for server, of_server in curve["servers"].items():
+            _line(axes, curve["x"], of_server[key], server)
+        _labelled(
+            axes, title, "instances in the index", [(10**each, f"{10**each:,}") for each in range(3, 7)]
+        )
+        axes.set_ylim(0, axes.get_ylim()[1] * 1.2)
     return figure
 
 
-def _line(axes: Any, at: int, x: Sequence[float], y: Sequence[float | None], label: str) -> None:
+def _labelled(axes: Any, title: str, of_x: str, ticks: Sequence[tuple[int, str]]) -> None:
+    """Titles, and an axis of powers of ten with those ticks that are in it."""
+    axes.set_title(title)
+    axes.set_xlabel(of_x)
+    axes.set_xscale("log")
+    axes.minorticks_off()
+    low, high = axes.get_xlim()
+    there = [(at, label) for at, label in ticks if low <= at <= high]
+    axes.set_xticks([at for at, _ in there], [label for _, label in there])
+
+
+def _line(axes: Any, x: Sequence[float], y: Sequence[float | None], server: str) -> None:
     there = [(one, other) for one, other in zip(x, y, strict=True) if other is not None]
-    axes.plot(*zip(*there, strict=True), marker=_MARKERS[at], color=_COLOURS[at], label=label)
+    colour, marker = _LOOKS[server]
+    axes.plot(*zip(*there, strict=True), marker=marker, color=colour, label=server)
 
 
 _CURVES = {"size": _size, "associations": _associations, "index": _index}

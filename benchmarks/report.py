@@ -24,6 +24,7 @@ def render(results: dict[str, Any], template: str) -> str:
     parts = {
         "machine": table(("", ""), results["machine"].items()),
         "run": _run(results["run"]),
+        "rounds": str(results["run"]["rounds_of_curves"]),
         "targets": table(("work", "ours", "peer", "its", "ratio", "target", ""), _targets(results)),
         "works": "\n\n".join(_work(work) for work in results["works"].values()),
         "memory": _memory(results["memory"]),

@@ -49,7 +49,7 @@ def by_size(rounds: int, directory: Path | None, sizes: Sequence[int], say: Say)
     loads = {
         size: Load("store", max(1, min(_OBJECTS, _BYTES // size)), pixels=size, pdu=_PDU) for size in sizes
     }
-    return _curve("bytes", loads, starts, rounds, directory, say)
+    return _curve("bytes of pixel data", loads, starts, rounds, directory, say)
 
 
 def by_associations(rounds: int, directory: Path | None, counts: Sequence[int], say: Say) -> Curve:
