@@ -171,6 +171,11 @@ class Association:
             self.progress += len(data)
         self._reader.fragment_received(context_id, control_header, data, complete)
 
+    def fragments_received(self, context_id: int, fragments: list[memoryview]) -> None:
+        assert self._reader is not None
+        self.progress += sum(map(len, fragments))
+        self._reader.fragments_received(context_id, fragments)
+
     def chunk_ended(self) -> None:
         """Pass on what the chunk of bytes brought of a data set: one write for all its fragments."""
         if self._fragments and self._receiving is not None and self._receiving.feed is not None:
@@ -242,22 +247,24 @@ class Association:
         except DimseError as refusal:
             operation.refusal = refusal
 
-    def data_received(self, data: memoryview) -> None:
-        if data:
-            self.data_set_bytes += len(data)
-            self._length += len(data)
-            if 0 < self.maximum_data_set < self._length:
-                # What is refused is passed over, so that the peer gets its answer; but not without end.
-                why = f"a data set of more than {self.maximum_data_set} bytes"
-                raise ProtocolError(why, AbortReason.REASON_NOT_SPECIFIED)
-            operation = self._receiving
-            if operation is not None and operation.feed is not None:
-                self._fragments.append(data)
-            elif self._answered is not None:
-                try:
-                    self._answer.write([data])
-                except DimseError as refusal:
-                    raise ProtocolError(f"response with a {refusal.comment}") from None
+    def data_received(self, fragments: list[memoryview]) -> None:
+        length = sum(map(len, fragments))
+        if not length:
+            return
+        self.data_set_bytes += length
+        self._length += length
+        if 0 < self.maximum_data_set < self._length:
+            # What is refused is passed over, so that the peer gets its answer; but not without end.
+            why = f"a data set of more than {self.maximum_data_set} bytes"
+            raise ProtocolError(why, AbortReason.REASON_NOT_SPECIFIED)
+        operation = self._receiving
+        if operation is not None and operation.feed is not None:
+            self._fragments += fragments
+        elif self._answered is not None:
+            try:
+                self._answer.write(fragments)
+            except DimseError as refusal:
+                raise ProtocolError(f"response with a {refusal.comment}") from None
 
     def message_ended(self) -> None:
         if self._answered is not None or not self._requests.outstanding:

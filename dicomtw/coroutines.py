@@ -27,7 +27,10 @@ def _continued(coroutine: Coroutine[Any, Any, None], awaited: Any) -> Generator[
         error, result = None, None
         try:
             result = yield awaited
-        except BaseException as raised:  # the coroutine's to deal with, GeneratorExit too
+        except GeneratorExit:  # nobody waits for it any more
+            coroutine.close()
+            raise
+        except BaseException as raised:  # the coroutine's to deal with
             error = raised
         try:
             awaited = coroutine.send(result) if error is None else coroutine.throw(error)

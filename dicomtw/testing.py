@@ -459,14 +459,17 @@ class Peer:
         assert self._reader is not None, "P-DATA-TF before A-ASSOCIATE-AC"
         self._reader.fragment_received(context_id, control_header, data, complete)
 
+    def fragments_received(self, context_id: int, fragments: list[memoryview]) -> None:
+        self._reader.fragments_received(context_id, fragments)
+
     def invalid_pdu_received(self, fault: ProtocolError) -> None:
         raise AssertionError(f"the server sent an invalid PDU: {fault}")
 
     def command_received(self, context_id: int, command: Command) -> None:
         self._received.append(command)
 
-    def data_received(self, data: memoryview) -> None:
-        self.data_set += data
+    def data_received(self, fragments: list[memoryview]) -> None:
+        self.data_set += b"".join(fragments)
 
     def message_ended(self) -> None:
         pass

@@ -67,6 +67,13 @@ class _Calls:
             self._add((context_id, control_header, self._partial))
             self._partial = b""
 
+    def fragments_received(self, context_id: int, fragments: list[memoryview]) -> None:
+        """As if each had come for itself."""
+        for number, fragment in enumerate(fragments):
+            if number:
+                self._add("P-DATA")
+            self.fragment_received(context_id, 0, fragment, True)
+
     def invalid_pdu_received(self, fault: ProtocolError) -> None:
         self._add((fault.reason, str(fault)))
         self.fault = fault
@@ -148,6 +155,9 @@ class _Neighbours:
         assert self.provider.state in (State.Sta6, State.Sta7)
         if context_id == 0xFF:
             raise ProtocolError("refused by the user")
+
+    def fragments_received(self, context_id: int, fragments: list[memoryview]) -> None:
+        self.fragment_received(context_id, 0, fragments[0], True)
         if context_id == 0xFD:
             self.provider.abort_request("by the user")
         if context_id == 0xFB and self.provider.state == State.Sta6:
@@ -226,7 +236,7 @@ class _Messages:
         self.open = True
         self.commands.append(command)
 
-    def data_received(self, data: memoryview) -> None:
+    def data_received(self, fragments: list[memoryview]) -> None:
         assert self.open and self.commands[-1].has_data_set
 
     def message_ended(self) -> None:
@@ -239,6 +249,7 @@ class _Joined:
 
     def __init__(self, reader: MessageReader) -> None:
         self.fragment_received = reader.fragment_received
+        self.fragments_received = reader.fragments_received
 
     def pdu_received(self, pdu: ReceivedPDU) -> None:
         raise AssertionError(pdu)

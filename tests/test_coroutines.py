@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -59,6 +61,22 @@ class BeginTests(SynchronousTestCase):
         assert begun is not None
         waited.callback(None)
         self.failureResultOf(begun, KeyError)
+
+    def test_abandoned(self) -> None:
+        """What nobody can wait for any more is closed."""
+        waited: Deferred[None] = Deferred()
+        closed = []
+
+        async def work() -> None:
+            try:
+                await waited
+            finally:
+                closed.append(True)
+
+        begun = begin(work())
+        del begun, waited
+        gc.collect()
+        self.assertEqual(closed, [True])
 
     def test_cancelled(self) -> None:
         """What it waits for is cancelled, and it may clean up, for as long as that takes."""

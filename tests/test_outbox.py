@@ -75,12 +75,15 @@ class Receiver:
     def fragment_received(self, context_id: int, header: int, data: memoryview, complete: bool) -> None:
         self._reader.fragment_received(context_id, header, data, complete)
 
+    def fragments_received(self, context_id: int, fragments: list[memoryview]) -> None:
+        self._reader.fragments_received(context_id, fragments)
+
     def command_received(self, context_id: int, command: Command) -> None:
         self._command = command
         self._data_set.clear()
 
-    def data_received(self, data: memoryview) -> None:
-        self._data_set += data
+    def data_received(self, fragments: list[memoryview]) -> None:
+        self._data_set += b"".join(fragments)
 
     def message_ended(self) -> None:
         self.messages.append((self._command.message_id, bytes(self._data_set)))

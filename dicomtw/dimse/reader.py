@@ -22,8 +22,8 @@ class MessageReceiver(Protocol):
     def command_received(self, context_id: int, command: Command) -> None:
         """A message has begun."""
 
-    def data_received(self, data: memoryview) -> None:
-        """Part of the data set of the message that has begun."""
+    def data_received(self, fragments: list[memoryview]) -> None:
+        """Parts of the data set of the message that has begun."""
 
     def message_ended(self) -> None:
         """The message is complete, with the data set if it has one."""
@@ -60,7 +60,7 @@ class MessageReader:
         if self._in_data_set:
             if control_header & COMMAND:
                 raise ProtocolError("command fragment inside a data set")
-            self._receiver.data_received(data)
+            self._receiver.data_received([data])
             if complete and control_header & LAST:
                 self._in_data_set = False
                 self._context_id = 0
@@ -74,6 +74,13 @@ class MessageReader:
             self._command += data
             if complete and control_header & LAST:
                 self._end_of_command()
+
+    def fragments_received(self, context_id: int, fragments: list[memoryview]) -> None:
+        """Whole PDVs of a data set that goes on behind them."""
+        if context_id == self._context_id and self._in_data_set:
+            self._receiver.data_received(fragments)
+        else:  # which is a fault
+            self.fragment_received(context_id, 0, fragments[0], True)
 
     def _begin(self, context_id: int) -> None:
         if self._context_id:

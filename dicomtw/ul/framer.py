@@ -38,6 +38,11 @@ class Receiver(Protocol):
     ) -> None:
         """Part of a PDV; `complete`: it ends here. `data` stays valid as long as it is referred to."""
 
+    def fragments_received(self, context_id: int, fragments: list[memoryview]) -> None:
+        """As many P-DATA-TF, of which the header of the first was told: each is one PDV of a data set, whole, and
+        the data set goes on behind the last of them. A control header of 0 they all have.
+        """
+
     def invalid_pdu_received(self, fault: ProtocolError) -> None:
         """Unrecognized or invalid PDU. The framer has lost its place and ignores what follows."""
 
@@ -128,7 +133,7 @@ class Framer:
                 if not self._body_left:
                     self._end_of_body()
             elif not self._header and end - at >= _HEADER_LENGTH:
-                at += self._headers_received(chunk, at)
+                at += self._run_received(chunk, view, at) or self._headers_received(chunk, at)
             else:  # a header cut by the edge of a chunk
                 step = min(_HEADER_LENGTH - len(self._header), end - at)
                 self._header += view[at : at + step]
@@ -137,6 +142,35 @@ class Framer:
                     header = bytes(self._header)
                     self._header.clear()
                     self._header_received(header, 0)
+
+    def _run_received(self, chunk: bytes, view: memoryview, at: int) -> int:
+        """Take the P-DATA-TF from `at` on that are whole in the chunk and whose headers are the same: a data set
+        comes in such, but for its end. Returns how long they are together; 0: there are not even two.
+        """
+        first = at
+        header = chunk[at : at + P_DATA_HEADERS.size]
+        if self._pdu_left or len(header) < P_DATA_HEADERS.size:
+            return 0
+        pdu_type, length, pdv_length, context_id, control_header = P_DATA_HEADERS.unpack(header)
+        size = _HEADER_LENGTH + length
+        is_plain = pdu_type == P_DATA_TF.pdu_type and 2 < pdv_length == length - 4 and not control_header
+        if (
+            not is_plain
+            or length > self._maximum_length
+            or length % 2
+            or not chunk.startswith(header, at + size)
+        ):
+            return 0
+        fragments = []
+        end = len(chunk) - size
+        while at <= end and chunk.startswith(header, at):
+            fragments.append(view[at + P_DATA_HEADERS.size : at + size])
+            at += size
+        if len(fragments) < 2:
+            return 0
+        if self._receiver.p_data_received():  # if they are not wanted they are passed over
+            self._receiver.fragments_received(context_id, fragments)
+        return at - first
 
     def _headers_received(self, chunk: bytes, at: int) -> int:
         """Take the header at `at`, and with it that of the PDV where a P-DATA-TF has one, as nearly all have:

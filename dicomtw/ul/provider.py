@@ -67,6 +67,9 @@ class User(machine.ServiceUser, Protocol):
     ) -> None:
         """Part of a PDV, see `framer.Receiver`. May raise `ProtocolError`: an invalid PDU, Evt19."""
 
+    def fragments_received(self, context_id: int, fragments: list[memoryview]) -> None:
+        """Many PDVs, see `framer.Receiver`; there was one P-DATA indication for all. May raise the same."""
+
 
 class Provider:
     """One UL association, in either role.
@@ -177,6 +180,7 @@ class Provider:
         self._happens(event, pdu)
 
     def p_data_received(self) -> bool:
+        # For one P-DATA-TF or for several in a row: DT-2 leaves the state as it is, and AA-6 ignores.
         if self.state not in _DATA_STATES and self.state != State.Sta13:
             self.fault = self.fault or f"P-DATA-TF in {self.state.name}"
         self._happens(Event.Evt10)
@@ -188,6 +192,10 @@ class Provider:
         # Not in a data state: the P-DATA-TF was refused at its header, or aborted by the user since.
         if self.state in _DATA_STATES:
             self.user.fragment_received(context_id, control_header, data, complete)
+
+    def fragments_received(self, context_id: int, fragments: list[memoryview]) -> None:
+        if self.state in _DATA_STATES:
+            self.user.fragments_received(context_id, fragments)
 
     def invalid_pdu_received(self, fault: ProtocolError) -> None:
         self.fault = self.fault or str(fault)

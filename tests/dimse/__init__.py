@@ -25,10 +25,10 @@ class RecordingMessages:
         self.calls.append("command")
         self._begun = (context_id, command)
 
-    def data_received(self, data: memoryview) -> None:
+    def data_received(self, fragments: list[memoryview]) -> None:
         assert self._begun is not None, "data outside a message"
         self.calls.append("data")
-        self._data += data
+        self._data += b"".join(fragments)
 
     def message_ended(self) -> None:
         assert self._begun is not None, "a message ends that has not begun"

@@ -128,11 +128,12 @@ class MessageTests(Reading):
     def test_views_are_handed_on(self) -> None:
         """The data set is not copied: the receiver gets the very view that the framer cut."""
         seen: list[memoryview] = []
-        self.receiver.data_received = seen.append  # type: ignore[method-assign]
-        view = memoryview(DATA_SET)
+        self.receiver.data_received = seen.extend  # type: ignore[method-assign]
+        views = [memoryview(DATA_SET), memoryview(b"1234"), memoryview(b"56")]
         self.feed(5, pdv(COMMAND | LAST, C_STORE_RQ))
-        self.reader.fragment_received(5, 0, view, True)
-        self.assertIs(seen[0], view)
+        self.reader.fragment_received(5, 0, views[0], True)
+        self.reader.fragments_received(5, views[1:])
+        self.assertEqual([id(view) for view in seen], [id(view) for view in views])
 
     def test_insignificant_bits(self) -> None:
         """Bits 2 to 7 of the message control header are not significant (PS3.8 E.2)."""
@@ -163,6 +164,37 @@ class MessageTests(Reading):
                 self.feed(context_id, *((header, part, False) for part in parts[:-1]))
                 self.feed(context_id, (header, parts[-1], True))
         self.assertEqual(self.receiver.ended, [STORE, ECHO])
+
+
+class RunTests(Reading):
+    """Whole PDVs in a row are what they would be one by one."""
+
+    def run_of(self, context_id: int, *fragments: bytes) -> None:
+        self.reader.fragments_received(context_id, [memoryview(fragment) for fragment in fragments])
+
+    def test_data_set(self) -> None:
+        self.feed(5, pdv(COMMAND | LAST, C_STORE_RQ))
+        self.run_of(5, *pieces(DATA_SET, 2))
+        self.assertEqual(self.receiver.ended, [])
+        self.assertTrue(self.reader.mid_message)
+        self.feed(5, pdv(LAST, b""))
+        self.assertEqual(self.receiver.ended, [STORE])
+
+    def test_faults(self) -> None:
+        """In another context, where a command is due, or inside one."""
+        for before, context_id, words in (
+            ([pdv(COMMAND | LAST, C_STORE_RQ)], 1, "presentation context 1 inside a message in 5"),
+            ([pdv(COMMAND | LAST, C_STORE_RQ)], 3, "presentation context 3 inside a message in 5"),
+            ([], 3, "presentation context 3 is not accepted"),
+            ([], 0, "presentation context 0 is not accepted"),
+            ([], 5, "data set fragment where a command is due"),
+            ([pdv(COMMAND, C_STORE_RQ[:8])], 5, "data set fragment where a command is due"),
+        ):
+            self.begin()
+            self.feed(5, *before)
+            fault = self.assertRaises(ProtocolError, self.run_of, context_id, b"12", b"34")
+            self.assertIn(words, str(fault))
+            self.assertNotIn("data", self.receiver.calls)
 
 
 class FaultTests(Reading):

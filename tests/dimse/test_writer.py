@@ -57,6 +57,7 @@ class Peer:
         self.messages = RecordingMessages()
         reader = MessageReader({1, 5}, self.messages)
         self.fragment_received = reader.fragment_received
+        self.fragments_received = reader.fragments_received
         self.framer = Framer(self, maximum_length)
 
     def p_data_received(self) -> bool:

@@ -141,6 +141,10 @@ class Connection:
         assert self._reader is not None, "P-DATA-TF before there is an association"
         self._reader.fragment_received(context_id, control_header, data, complete)
 
+    def fragments_received(self, context_id: int, fragments: list[memoryview]) -> None:
+        assert self._reader is not None, "P-DATA-TF before there is an association"
+        self._reader.fragments_received(context_id, fragments)
+
     def invalid_pdu_received(self, fault: ProtocolError) -> None:
         raise AssertionError(f"the server sent an invalid PDU: {fault}")
 
@@ -148,8 +152,8 @@ class Connection:
         self._message = context_id, command
         self._data_set.clear()
 
-    def data_received(self, data: memoryview) -> None:
-        self._data_set += data
+    def data_received(self, fragments: list[memoryview]) -> None:
+        self._data_set += b"".join(fragments)
 
     def message_ended(self) -> None:
         assert self._message is not None

@@ -68,6 +68,13 @@ class RecordingReceiver:
         self.views.append(data)
         self._called("fragment", context_id, control_header, bytes(data), complete)
 
+    def fragments_received(self, context_id: int, fragments: list[memoryview]) -> None:
+        """As if each had come for itself."""
+        for number, fragment in enumerate(fragments):
+            if number:
+                self.p_data_received()
+            self.fragment_received(context_id, 0, fragment, True)
+
     def invalid_pdu_received(self, fault: ProtocolError) -> None:
         self._called("invalid", fault.reason, str(fault))
 
@@ -157,3 +164,8 @@ class RecordingNeighbours:
     ) -> None:
         self.fragments.append((context_id, control_header, bytes(data), complete))
         self.meanwhile.get("fragment_received", lambda: None)()
+
+    def fragments_received(self, context_id: int, fragments: list[memoryview]) -> None:
+        """As if each had come for itself."""
+        for fragment in fragments:
+            self.fragment_received(context_id, 0, fragment, True)

@@ -54,6 +54,84 @@ def singly(stream: bytes) -> list[bytes]:
     return [stream[at : at + 1] for at in range(len(stream))]
 
 
+def plain(fragment: bytes, context_id: int = 1, control_header: int = 0) -> bytes:
+    """A P-DATA-TF with one PDV."""
+    length = len(fragment)
+    return b"".join(
+        (
+            b"\x04\x00",
+            (length + 6).to_bytes(4, "big"),
+            (length + 2).to_bytes(4, "big"),
+            bytes((context_id, control_header)),
+            fragment,
+        )
+    )
+
+
+class RunTests(SynchronousTestCase):
+    """P-DATA-TF with the same header, one behind the other, are handed on together."""
+
+    def runs(self, stream: bytes, *, wanted: bool = True, maximum_length: int = 16384) -> list[list[bytes]]:
+        receiver = RecordingReceiver(maximum_length, wanted=wanted)
+        runs: list[list[bytes]] = []
+
+        def fragments_received(context_id: int, fragments: list[memoryview]) -> None:
+            self.assertEqual(context_id, 1)
+            runs.append([bytes(fragment) for fragment in fragments])
+
+        receiver.fragments_received = fragments_received  # type: ignore[method-assign]
+        receiver.framer.receive(stream)
+        self.calls = [call[0] for call in receiver.calls]
+        return runs
+
+    def test_together(self) -> None:
+        """As many as there are whole; what is left at the end of the chunk comes for itself."""
+        one, other = plain(b"abcd"), plain(b"efgh")
+        self.assertEqual(self.runs(one + other), [[b"abcd", b"efgh"]])
+        self.assertEqual(self.calls, ["p_data"])
+        for cut in range(1, len(one)):
+            self.assertEqual(self.runs(one + other + one[:cut]), [[b"abcd", b"efgh"]])
+            self.assertEqual(self.runs(one[cut:] + one), [])
+
+    def test_alone(self) -> None:
+        """One is no run, nor are those that differ in anything; a last one, or a command, is never in one."""
+        one = plain(b"abcd")
+        for other in (
+            b"",
+            plain(b"efghij"),
+            plain(b"efgh", context_id=3),
+            plain(b"efgh", control_header=2),
+            plain(b"efgh", control_header=1),
+        ):
+            self.assertEqual(self.runs(one + other), [])
+        for control_header in (1, 2, 3, 4):
+            self.assertEqual(self.runs(plain(b"abcd", control_header=control_header) * 3), [])
+
+    def test_at_the_limits(self) -> None:
+        """Of odd length, empty, too long, or with a PDV that is shorter: each is looked at for itself."""
+        self.assertEqual(self.runs(plain(b"abc") * 2), [])
+        self.assertEqual(self.runs(plain(b"") * 2), [])
+        self.assertEqual(self.runs(plain(b"abcd") * 2, maximum_length=10), [[b"abcd"] * 2])
+        self.assertEqual(self.runs(plain(b"abcd") * 2, maximum_length=9), [])
+        self.assertEqual(self.calls, ["invalid"])
+        odd = bytearray(plain(b"abcd"))
+        odd[9] -= 1
+        self.assertEqual(self.runs(bytes(odd) * 2), [])
+        self.assertEqual(self.calls[-1], "invalid")
+
+    def test_not_wanted(self) -> None:
+        """They are passed over, and what follows is there."""
+        self.assertEqual(self.runs(plain(b"abcd") * 3 + ABORT_BYTES, wanted=False), [])
+        self.assertEqual(self.calls, ["p_data", "pdu"])
+
+    def test_stopped(self) -> None:
+        """Who stops the framer when he gets a run gets nothing that follows."""
+        receiver = RecordingReceiver()
+        receiver.fragments_received = lambda *_: receiver.framer.stop()  # type: ignore[method-assign]
+        receiver.framer.receive(plain(b"abcd") * 2 + ABORT_BYTES)
+        self.assertEqual(receiver.calls, [("p_data",)])
+
+
 class ChunkingTests(SynchronousTestCase):
     def test_whole(self) -> None:
         """A PDU that comes whole makes its calls, and the stream is between two PDUs."""
