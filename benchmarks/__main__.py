@@ -27,10 +27,10 @@ Step = Callable[[dict[str, Any]], None]
 
 @attrs.frozen
 class Extent:
-    """How much is measured: times as many objects, studies and instances, slices, KiB, associations."""
+    """How much is measured: times as many objects; studies, instances and copies of both; and the curves."""
 
     scale: float
-    archive: tuple[int, int]
+    archive: tuple[int, int, int]
     slices: int
     idle: int
     large: int
@@ -41,18 +41,17 @@ class Extent:
     rounds: int
 
 
-#: 10^6 instances take half an hour to put into Orthanc, and longer than the rest to index: with --archives.
 FULL = Extent(
-    1.0, (2000, 40_000), 500, 1000, 1 << 30, scaling.SIZES, scaling.ASSOCIATIONS, scaling.INSTANCES[:3], 3
+    1.0, (500, 25_000, 40), 500, 1000, 1 << 30, scaling.SIZES, scaling.ASSOCIATIONS, scaling.INSTANCES, 3
 )
 QUICK = Extent(
-    0.2, (200, 2000), 60, 200, 1 << 28, scaling.SIZES[::3], scaling.ASSOCIATIONS[::3], (1000, 5000), 1
+    0.2, (200, 2000, 2), 60, 200, 1 << 28, scaling.SIZES[::3], scaling.ASSOCIATIONS[::3], (1000, 10_000), 1
 )
 
 
 def steps(arguments: argparse.Namespace, extent: Extent) -> Iterator[tuple[str, Step]]:
     """What there is to do, by name."""
-    rounds, directory, kept = arguments.rounds, arguments.directory, arguments.archives
+    rounds, directory = arguments.rounds, arguments.directory
 
     def of_work(work: Work) -> Step:
         def step(results: dict[str, Any]) -> None:
@@ -76,8 +75,7 @@ def steps(arguments: argparse.Namespace, extent: Extent) -> Iterator[tuple[str, 
 
     for work in ingest.works(extent.scale):
         yield f"{work.key} ({work.name})", of_work(work)
-    of_queries = kept and kept / "query"
-    yield "find", rows(lambda: archives.queries(rounds, directory, of_queries, extent.archive))
+    yield "find", rows(lambda: archives.queries(rounds, directory, extent.archive))
     yield "retrieve", rows(lambda: archives.retrievals(rounds, extent.slices))
     yield (
         "memory",
@@ -88,8 +86,7 @@ def steps(arguments: argparse.Namespace, extent: Extent) -> Iterator[tuple[str, 
         "associations",
         lambda: scaling.by_associations(extent.rounds, directory, extent.associations, say),
     )
-    instances = extent.instances if kept is None or arguments.quick else scaling.INSTANCES
-    yield curve("index", lambda: scaling.by_index(extent.rounds, directory, kept, instances, say))
+    yield curve("index", lambda: scaling.by_index(extent.rounds, directory, extent.instances, say))
 
 
 def say(line: str) -> None:
@@ -104,13 +101,6 @@ def main() -> None:
     parser.add_argument("--directory", type=Path, default=None, help="where to store (/dev/shm)")
     parser.add_argument(
         "--disk", type=Path, default=None, help="a directory on a disk, to sync to (temporary)"
-    )
-    parser.add_argument(
-        "--archives",
-        type=Path,
-        default=None,
-        help="keep archives for queries in this directory, and use those that are there; with it there are "
-        "10^6 instances in the curve of the index",
     )
     parser.add_argument("--only", default="", help="steps with this in their names")
     parser.add_argument("--quick", action="store_true", help="fewer and smaller: for trying it out")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -21,32 +20,32 @@ _CASES = {
 #: The retrievals of `benchmarks.retrieve`.
 _RETRIEVALS = {"C-GET": "get", "C-MOVE": "move"}
 
+#: Seconds after which Orthanc is sent no more, or asked no more.
+_PATIENCE = 120.0
+
 #: A row: its key, its name, the figures of each server.
 Row = tuple[str, str, dict[str, Figures]]
 
 
-def queries(rounds: int, directory: Path | None, kept: Path | None, wanted: tuple[int, int]) -> Iterator[Row]:
-    """C-FIND in archives of (studies, instances), or those that were made in `kept` before."""
+def queries(rounds: int, directory: Path | None, wanted: tuple[int, int, int]) -> Iterator[Row]:
+    """C-FIND in archives of (studies, instances) and so many copies of them."""
     with ExitStack() as stack:
-        root = kept or Path(stack.enter_context(tempfile.TemporaryDirectory(dir=directory)))
-        note = root / "made.json"
-        if note.exists():
-            there = json.loads(note.read_text())["wanted"]
-            wanted = there["studies"], there["instances"]
-        arguments = argparse.Namespace(studies=wanted[0], instances=wanted[1], fill_seconds=240.0)
+        root = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=directory)))
+        number, instances, copies = wanted
+        arguments = argparse.Namespace(
+            studies=number, instances=instances, copies=copies, fill_seconds=_PATIENCE
+        )
         made = query.fill(root, arguments)
         both = (
             stack.enter_context(servers.dicomtw(root / "ours", "--allow-retrieve=any")),
             stack.enter_context(servers.orthanc(root / "theirs")),
         )
-        instances = sum(study.instance_count() for study in made)
+        total = sum(study.instance_count() for study in made)
         for case in query.cases(made):
             if case.name in _CASES:
                 key, of_each = _CASES[case.name]
-                measured = query.measure(both, case, rounds, 120.0)
-                name = (
-                    f"C-FIND, {case.name}: {case.expected[0]} of {len(made)} studies, {instances} instances"
-                )
+                measured = query.measure(both, case, rounds, _PATIENCE)
+                name = f"C-FIND, {case.name}: {case.expected[0]} of {len(made)} studies, {total:,} instances"
                 yield key, name, {server: _figures(of, of_each) for server, of in measured.items()}
 
 

@@ -126,12 +126,21 @@ def _memory(memory: dict[str, dict[str, float]]) -> str:
     )
 
 
+#: What is shown of a curve, and how it is called; rates of ours alone.
+_OF_CURVES = (
+    ("cpu", "CPU ms"),
+    ("rate", "per second"),
+    ("peak_mib", "peak MiB"),
+    ("find", "ms to find a study"),
+)
+
+
 def _curve(curve: dict[str, Any]) -> str:
-    """CPU for each object in ms; of the index also how long it takes to find a study."""
+    """A row for each point, with what there is of each server."""
     series = {
         f"{server}, {words}": of_server[key]
         for server, of_server in curve["servers"].items()
-        for key, words in (("cpu", "CPU ms"), ("rate", "per second"), ("find", "ms to find a study"))
+        for key, words in _OF_CURVES
         if key in of_server and (key != "rate" or server == OURS)
     }
     head = (curve["unit"], *series)

@@ -5,16 +5,16 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from benchmarks import query, servers, studies
+from benchmarks import copies, query, servers, studies
 from benchmarks.finder import Finder, identifier
 from benchmarks.ingest import ONE_PROCESS, RELAXED, SMALL, WORKERS
 from benchmarks.load import Load
-from benchmarks.pairs import add, once
+from benchmarks.pairs import add, memory_of, once
 from benchmarks.servers import NODELAY, Start
 from benchmarks.targets import FLOOR, OURS
 
@@ -31,8 +31,10 @@ _TOGETHER = 600
 _PDU = 131072
 #: Studies asked for, one after the other, in each round.
 _ASKED = 100
-#: Instances of a study, as in the issue of archives that grow: 10^6 in 20,000.
+#: Instances of a study.
 _OF_A_STUDY = 50
+#: Objects in one run of the third curve.
+_OF_INDEX = 600
 
 #: {"x": [...], "servers": {name: {measure: [median for each x]}}}
 Curve = dict[str, Any]
@@ -91,7 +93,9 @@ def _curve(
                     except RuntimeError as error:
                         say(f"{server}, {x} {unit}: {str(error).strip().rpartition(chr(10))[2]}")
             for server, of_server in figures.items():
-                for key in ("rate", "cpu", "p50", "p99"):
+                if server == OURS:
+                    of_server["peak_mib"] = [round(memory_of(load, running[server]) / 1024, 1)]
+                for key in ("rate", "cpu", "p50", "p99", *(("peak_mib",) if server == OURS else ())):
                     values = of_server.get(key)
                     measured[server].setdefault(key, []).append(statistics.median(values) if values else None)
             costs = ", ".join(f"{server} {each['cpu'][-1]}" for server, each in measured.items())
@@ -99,36 +103,36 @@ def _curve(
     return {"unit": unit, "x": list(loads), "servers": measured}
 
 
-def by_index(
-    rounds: int, directory: Path | None, kept: Path | None, counts: Iterable[int], say: Say
-) -> Curve:
-    """Objects of 9 KB, and queries for one study by its UID, with ever more instances in the index."""
+def by_index(rounds: int, directory: Path | None, counts: Sequence[int], say: Say) -> Curve:
+    """Objects of 9 KB, and queries for one study by its UID, with ever more instances in the index.
+
+    The first of `counts` are files; of what comes on top of them only the index knows.
+    """
     measured: dict[str, list[float]] = {}
-    xs = []
-    for count in counts:
-        with ExitStack() as stack:
-            if kept is None:
-                root = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=directory)))
-            else:
-                root = kept / f"index-{count}"
-                root.mkdir(parents=True, exist_ok=True)
-            made = studies.make(max(1, count // _OF_A_STUDY), count)
-            if not (root / "complete").exists():
-                query.write_ours(root, made)
-                query.index_ours(root, made)
-                (root / "complete").touch()
-            server = stack.enter_context(servers.dicomtw(root, RELAXED, "--allow-retrieve=any"))
-            load = Load("store", 600, pixels=SMALL)
-            once(load, server, keep=True)
+    load = Load("store", _OF_INDEX, pixels=SMALL)
+    with tempfile.TemporaryDirectory(dir=directory) as name:
+        root, first = Path(name), counts[0]
+        files = studies.make(first // _OF_A_STUDY, first)
+        query.write_ours(root, files)
+        query.index_ours(root, files)
+        there = len(files)
+        for count in counts:
+            made = copies.copied(files, count // first)
+            copies.into_ours(root / "store", made[there:])
+            there = len(made)
             of_count: dict[str, list[float]] = {}
-            for _ in range(rounds):
-                add(of_count, once(load, server, keep=True))
-                add(of_count, _asked(server, made))
-        xs.append(count)
-        for key, values in of_count.items():
-            measured.setdefault(key, []).append(statistics.median(values))
-        say(f"{count} instances: {measured['cpu'][-1]} ms CPU an object, {measured['find'][-1]} ms a study")
-    return {"unit": "instances in the index", "x": xs, "servers": {OURS: measured}}
+            with servers.dicomtw(root, RELAXED, "--allow-retrieve=any") as server:
+                once(load, server, keep=True)  # what is slow only the first time
+                for _ in range(rounds):
+                    add(of_count, once(load, server, keep=True))
+                    add(of_count, _asked(server, made))
+            for key, values in of_count.items():
+                measured.setdefault(key, []).append(statistics.median(values))
+            say(
+                f"{count} instances: ms CPU for an object {measured['cpu'][-1]}, "
+                f"ms for a study {measured['find'][-1]}"
+            )
+    return {"unit": "instances in the index", "x": list(counts), "servers": {OURS: measured}}
 
 
 def _asked(server: servers.Running, made: Sequence[studies.Study]) -> dict[str, float]:
