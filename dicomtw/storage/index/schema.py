@@ -63,6 +63,7 @@ _INDEXES: Final = (
     (Level.STUDY, False, ('"StudyInstanceUID"',)),
     (Level.STUDY, False, ('"StudyDate_key"',)),
     (Level.STUDY, False, ('"AccessionNumber"',)),
+    (Level.STUDY, False, ('"StudyID"',)),
     (Level.SERIES, True, ("study_id", "directory")),
     (Level.SERIES, False, ('"SeriesInstanceUID"',)),
     # Not by modality alone, which tells little: SQLite would prefer it to the study.

@@ -46,6 +46,11 @@ class PlanTests(SynchronousTestCase):
             self.check("SERIES", "(SeriesInstanceUID=?)", SeriesInstanceUID=value)
             self.check("IMAGE", "(SOPInstanceUID=?)", SOPInstanceUID=value)
 
+    def test_required_keys(self) -> None:
+        """So is a study by the numbers that departments give it."""
+        self.check("STUDY", "(AccessionNumber=?)", AccessionNumber="A1")
+        self.check("STUDY", "(StudyID=?)", StudyID="1")
+
     def test_below(self) -> None:
         """What is in an entity is found from there, level by level."""
         self.check("STUDY", "(PatientID=?)", "(patient_id=?)", PatientID="P")
