@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +25,7 @@ from dicomtw.storage.directory import DirectoryStore, Durability, OnDuplicate
 from dicomtw.storage.index.attributes import Attributes
 from dicomtw.storage.index.database import FILE_NAME, INDEX, Index
 from dicomtw.storage.index.rebuild import Rebuilt, is_study, rebuild
+from dicomtw.storage.lock_file import LockFile
 from dicomtw.storage.stored import Stored
 from dicomtw.workers.progress import Progress
 
@@ -37,6 +40,9 @@ _NEXT_TRY = 60.0
 #: What other processes have acknowledged is waited for so long, and looked for so often, in seconds.
 _PATIENCE = 10.0
 _LOOK = 0.002
+#: While one process fills the index it has this file locked; others look so often whether it has, in seconds.
+_FILLING = "filling"
+_LOOK_FOR_FILLED = 0.5
 
 
 class Archive:
@@ -134,9 +140,27 @@ class Archive:
         self.disk.call_aside(self._rebuild).addCallbacks(self._is_filled, self._is_not_filled)
 
     def _rebuild(self) -> Rebuilt:
-        if self.index.lost:
-            self.index.open()
-        return rebuild(self.root, self.index, self._progress, self._passed)
+        with self._alone():
+            if self.index.lost:
+                self.index.open()
+            if self._shared is not None and self.index.was_completed():
+                return Rebuilt(0, 0, 0, 0)  # another process has done it
+            return rebuild(self.root, self.index, self._progress, self._passed)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """While no other of our processes does the same: each may have found that it is to be done."""
+        if self._shared is None:
+            yield
+            return
+        lock = LockFile(self.root / INDEX / _FILLING)
+        try:
+            while not lock.try_exclusive():
+                self._progress(0, 0)
+                time.sleep(_LOOK_FOR_FILLED)
+            yield
+        finally:
+            lock.close()
 
     def _progress(self, done: int, total: int) -> None:
         if self._closing:

@@ -150,6 +150,16 @@ class Index:
                 writer.set_complete()
             self.remade = ""  # before another one can take its place
 
+    def was_completed(self) -> bool:
+        """Whether another process has filled it since it was opened."""
+        with self._lock, self._faults():
+            if self._connection is None:
+                raise IndexFault(f"{self._path}: it is closed")
+            found = self._connection.execute("SELECT 1 FROM meta WHERE name = 'complete'").fetchone()
+            if found:
+                self.remade = ""
+            return bool(found)
+
     # -- writing
 
     def put(self, records: Sequence[Record]) -> None:
