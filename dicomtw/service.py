@@ -146,7 +146,7 @@ class DicomService(Service):
                 associations_per_minute_per_host=server.associations_per_minute_per_host,
                 failed_associations_per_minute_per_host=server.failed_associations_per_minute_per_host,
             ),
-            registry=ServiceRegistry(self._services(server, archive, destinations)),
+            registry=ServiceRegistry(self._services(self._share_of(server), archive, destinations)),
             disk=archive.disk,
             maximum_length=server.max_pdu,
             no_implementation_version_name=server.no_implementation_version_name,
@@ -160,6 +160,11 @@ class DicomService(Service):
             return DicomFactory(entity, limits, self._reactor, resolve)
         name = str(self._configuration.servers.index(server))
         return SharedFactory(entity, limits, self._reactor, resolve, self._crew.common, name)
+
+    def _share_of(self, server: Server) -> Server:
+        """What each of several processes does of what is limited for all, and cannot be counted together."""
+        moves = server.max_moves
+        return attrs.evolve(server, max_moves=moves and max(1, moves // self._configuration.workers))
 
     def _audit(self, server: Server) -> Audit:
         """Who keeps the audit trail of a server."""
