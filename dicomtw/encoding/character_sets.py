@@ -22,6 +22,8 @@ import attrs
 ESCAPE: Final = b"\x1b"
 #: Terms of a Specific Character Set that are looked at; there are not as many that can be combined.
 MAXIMUM_TERMS: Final = 32
+#: The terms of a value up to this length, in bytes, are remembered for a while.
+_REMEMBERED: Final = 64
 
 
 @attrs.frozen(eq=False)
@@ -120,9 +122,18 @@ def terms_of(value: bytes | None) -> tuple[str, ...]:
 
     Common misspellings are put right, other unknown terms stay. An empty first term means ASCII.
     """
-    terms = (value or b"").decode("latin-1").split("\\", MAXIMUM_TERMS)[:MAXIMUM_TERMS]
+    if not value:
+        return ()
+    return _remembered_terms_of(value) if len(value) <= _REMEMBERED else _terms_of(value)
+
+
+def _terms_of(value: bytes) -> tuple[str, ...]:
+    terms = value.decode("latin-1").split("\\", MAXIMUM_TERMS)[:MAXIMUM_TERMS]
     terms = [_defined_term(term) for term in terms]
     return tuple(terms) if any(terms) else ()
+
+
+_remembered_terms_of = lru_cache(maxsize=64)(_terms_of)  # it is in each object, and the same in most
 
 
 def decode(value: bytes, terms: tuple[str, ...], *, is_person_name: bool = False) -> str:

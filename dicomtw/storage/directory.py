@@ -213,9 +213,14 @@ class DirectoryStore:
 
     def _now(self, stored: Stored) -> Stored | None:
         """What is there instead of `stored`; None if nothing is or it is as it was."""
-        final = self._path(stored)
-        path, there = self._find(final, stored.sop_instance_uid)
-        if there is None or (path, there.st_ino, there.st_mtime_ns) == (final, stored.inode, stored.mtime_ns):
+        try:
+            found = os.lstat(f"{self._root}/{stored.study}/{stored.series}/{stored.sop_instance_uid}.dcm")
+            if (found.st_ino, found.st_mtime_ns) == (stored.inode, stored.mtime_ns):
+                return None  # as nearly all are
+        except (FileNotFoundError, NotADirectoryError):
+            pass  # it may be elsewhere
+        path, there = self._find(self._path(stored), stored.sop_instance_uid)
+        if there is None:
             return None
         try:
             return self._read(path).noted(stored.journal)

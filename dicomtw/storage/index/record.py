@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from struct import Struct
 from typing import Any, Final, TypeAlias
 
@@ -27,6 +28,9 @@ MAXIMUM_MTIME_NS: Final = (1 << 63) - 1
 
 #: A sequence that is longer as text is not kept.
 MAXIMUM_SEQUENCE: Final = 65536
+
+#: The text of values up to this length, in bytes, is remembered for a while.
+_REMEMBERED: Final = 64
 
 #: Items of a sequence: text, or items again, by tag.
 Items: TypeAlias = "tuple[Mapping[int, str | Items], ...]"
@@ -74,7 +78,9 @@ def record_of(
         else:
             if transfer_syntax == uids.EXPLICIT_VR_BIG_ENDIAN and attribute.vr in NUMBERS:
                 value = _little_endian(value, attribute.vr)
-            text = text_of(value, attribute.vr, terms)
+            # Most of what a patient, a study and a series are called is in each of their objects.
+            read = text_of if len(value) > _REMEMBERED else _remembered_text_of
+            text = read(value, attribute.vr, terms)
         if text:
             values[attribute.keyword] = text
     sop_class_uid = text_of(found.get(_SOP_CLASS_UID, b""), "UI", ())
@@ -105,6 +111,9 @@ def text_of(value: bytes, vr: str, terms: tuple[str, ...]) -> str:
     if " " not in text or "\\" not in text:
         return text.strip()
     return "\\".join(part.strip() for part in text.split("\\"))
+
+
+_remembered_text_of = lru_cache(maxsize=1024)(text_of)
 
 
 def items_of(text: str | None) -> Items:
