@@ -5,6 +5,7 @@ What a worker has written stays when it dies, until `clear`: `supervisor` calls 
 
 from __future__ import annotations
 
+import copy
 import fcntl
 import mmap
 import os
@@ -38,6 +39,12 @@ class Board:
         self.common = memory[columns * words * _WORD :].cast("q")
         self.floats = memory[columns * words * _WORD :].cast("d")
         self._depth = 0
+
+    def seen_by(self, worker: int) -> Board:
+        """The same, as it is in a worker: without a fork, for tests."""
+        board = copy.copy(self)
+        board.own = worker
+        return board
 
     @contextmanager
     def held(self) -> Iterator[None]:

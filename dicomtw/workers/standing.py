@@ -20,16 +20,16 @@ COUNTERS = ("associations", "objects", "bytes", "objects sent")
 
 
 class Common:
-    """What the workers of a configuration have in common."""
+    """What the workers of a configuration have in common, on a `board` if there is one already."""
 
-    def __init__(self, configuration: Configuration) -> None:
+    def __init__(self, configuration: Configuration, board: Board | None = None) -> None:
         servers, remotes = configuration.servers, len(configuration.remotes)
         slots, rows = _slots(servers, remotes), SharedRegister.rows(len(servers), remotes)
         roots = dict.fromkeys(Path(os.path.abspath(server.store)) for server in servers)
         of_ledger = 2 + len(COUNTERS)
         of_indexes = of_ledger + Ledger.words(slots)
         columns = configuration.workers + 1
-        self.board = Board(columns, of_indexes + len(roots) * Progress.WORDS, Buckets.words(rows))
+        self.board = board or Board(columns, of_indexes + len(roots) * Progress.WORDS, Buckets.words(rows))
         self.ledger = Ledger(self.board, of_ledger, slots)
         self.buckets = Buckets(self.board, rows)
         self.bells = Bells(columns)
