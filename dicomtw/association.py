@@ -405,11 +405,17 @@ class Association:
         data_set: DataSetSource,
         *,
         move_originator: tuple[str, int] | None = None,
+        meanwhile: Callable[[], object] | None = None,
         priority: int = MEDIUM,
     ) -> Deferred[Response]:
         """PS3.7 9.1.1: send an object, and wait for the response. See `services.SubOperations`."""
         stored = self.store(
-            context, sop_instance_uid, data_set, move_originator=move_originator, priority=priority
+            context,
+            sop_instance_uid,
+            data_set,
+            move_originator=move_originator,
+            meanwhile=meanwhile,
+            priority=priority,
         )
         return or_cancelled(Deferred.fromCoroutine(stored))
 
@@ -420,6 +426,7 @@ class Association:
         data_set: DataSetSource,
         *,
         move_originator: tuple[str, int] | None = None,
+        meanwhile: Callable[[], object] | None = None,
         priority: int = MEDIUM,
     ) -> Response:
         """As `c_store`, for those who know Twisted: when it is cancelled it raises `CancelledError`."""
@@ -437,6 +444,8 @@ class Association:
             )
         finally:
             data_set.close()
+        if meanwhile is not None and not self._disk.lags:
+            self._disk.call(meanwhile)
         answer = await request.answer()
         return Response(answer.command.status or 0, comment=answer.command.error_comment or "")
 

@@ -77,9 +77,11 @@ class SubOperations(Protocol):
         data_set: DataSetSource,
         *,
         move_originator: tuple[str, int] | None = None,
+        meanwhile: Callable[[], object] | None = None,
     ) -> Awaitable[Response]:
         """PS3.7 9.1.1: send an object, byte for byte, and wait for the response. Closes `data_set`.
 
+        `meanwhile` is called when all is sent: it may read the next one from a disk that keeps up.
         `move_originator`: AE title and message ID of the C-MOVE that this is for.
         Raises `OSError` if `data_set` does, `AssociationLost`, `Cancelled`.
         """

@@ -12,6 +12,7 @@ import os
 from array import array
 from collections import deque
 from collections.abc import Awaitable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 from typing import Final
@@ -45,6 +46,12 @@ class Opened:
     data_set: DataSetFile | None = None
     #: Why it cannot be sent, in words.
     fault: str = ""
+
+    def read_ahead(self) -> None:
+        """Read what is sent of it first. Does not raise: who sends it is told of faults."""
+        if self.data_set is not None:
+            with suppress(OSError):
+                self.data_set.read_ahead()
 
 
 class Portion:

@@ -11,6 +11,7 @@ from array import array
 from collections.abc import AsyncGenerator, Awaitable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -189,15 +190,25 @@ class _Retrieval(ServiceClass):
         operation: Operation,
         association: SubOperations,
         opened: Opened,
+        following: Opened | None,
         counters: Counters,
         originator: Originator | None,
     ) -> None:
-        """One sub-operation. Raises `AssociationLost`, after counting it."""
+        """One sub-operation; what is `following` is read while the receiver is at work with this one.
+
+        Raises `AssociationLost`, after counting it.
+        """
         instance = opened.instance
         try:
             context, data_set = await self._ready(operation, association, opened)
             answer = await operation.shielded(
-                association.c_store(context, instance.sop_instance_uid, data_set, move_originator=originator)
+                association.c_store(
+                    context,
+                    instance.sop_instance_uid,
+                    data_set,
+                    move_originator=originator,
+                    meanwhile=None if following is None else following.read_ahead,
+                )
             )
         except (OSError, ValueError) as error:
             why = str(error)
@@ -243,12 +254,12 @@ class _Retrieval(ServiceClass):
             while True:
                 portion = await reading.portion()
                 counters.remaining -= portion.gone  # those that are no longer stored do not remain
-                for opened in portion.opened:
+                for opened, following in zip_longest(portion.opened, portion.opened[1:]):
                     if reading.lost:
                         counters.fail(opened.instance)
                         continue
                     try:
-                        await self._send(operation, association, opened, counters, originator)
+                        await self._send(operation, association, opened, following, counters, originator)
                     except AssociationLost as fault:
                         operation.warn(
                             f"the association ended at {opened.instance.sop_instance_uid}: {fault}"

@@ -95,6 +95,11 @@ class DataSetFile:
             header.uid_value(found.get(header.SOP_INSTANCE_UID)) or head.sop_instance_uid,
         )
 
+    def read_ahead(self) -> None:
+        """Read the beginning, of most objects all, before it is asked for. Raises `OSError`."""
+        if self._at == 0 and not self._block and self._fd >= 0:
+            self._block = memoryview(os.pread(self._fd, self._offset + min(self.size, _SOON), 0))
+
     def _read_at(self, offset: int, length: int) -> bytes:
         return os.pread(self._fd, length, self._offset + offset)
 

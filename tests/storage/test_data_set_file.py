@@ -155,10 +155,14 @@ class ReadTests(OpenTestCase):
         for size in (0, 8, 20_000, 300_000, 1_300_001):
             for meta in (META, PREAMBLE + far):
                 content = data_set("1.2.3", bytes(size))
-                opened = open_data_set(self.file(meta + content), ahead=True)
-                self.assertEqual(opened.transfer_syntax_uid, EXPLICIT)
-                self.assertEqual(self.rest(opened, 1 << 20), content + bytes(len(content) % 2))
-                opened.close()
+                for read_ahead in (False, True):
+                    opened = open_data_set(self.file(meta + content), ahead=True)
+                    self.assertEqual(opened.transfer_syntax_uid, EXPLICIT)
+                    if read_ahead:
+                        opened.read_ahead()
+                    self.assertEqual(self.rest(opened, 1 << 20), content + bytes(len(content) % 2))
+                    opened.close()
+                    opened.read_ahead()
 
     def test_lenient(self) -> None:
         """Files without a preamble, or without the group length, are read as others are."""
@@ -195,6 +199,8 @@ class SystemCallTests(OpenTestCase):
         called = self.calls()
         opened = open_data_set(path, ahead=True)
         self.assertEqual(called, ["open", "pread", "fstat"])
+        opened.read_ahead()
+        self.assertEqual(called, ["open", "pread", "fstat", "pread"])
         self.rest(opened, 4 * BLOCK)
         opened.close()
         self.assertEqual(called, ["open", "pread", "fstat", "pread", "close"])
