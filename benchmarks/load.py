@@ -204,6 +204,10 @@ class Result:
         return self.latencies[min(len(self.latencies) - 1, len(self.latencies) * percent // 100)] * 1000
 
 
+def _nothing() -> None:
+    pass
+
+
 @attrs.frozen
 class Load:
     """What one run is to send: `count` times on each of a number of associations."""
@@ -219,17 +223,24 @@ class Load:
     def total(self) -> int:
         return self.count * self.associations
 
-    def run(self, port: int, called: str = "PMOD") -> Result:
-        """Send it all. Raises `RuntimeError` if that fails."""
+    def run(self, port: int, called: str = "PMOD", watch: Callable[[], None] = _nothing) -> Result:
+        """Send it all; `watch` is called when all associations are there, and when all is answered.
+
+        Raises `RuntimeError` if that fails.
+        """
         # TLS is work of its own, and goes on in as many processes; epoll is for the rest.
         each = self.associations if not self.tls and self.kind != "associate" else 1
         senders = [_Process(self, each, port, called) for _ in range(self.associations // each)]
         try:
             for sender in senders:
                 sender.expect(float)  # is ready
+            watch()
             for sender in senders:
                 sender.pipe.send("go")
             results = [sender.expect(_Sent) for sender in senders]
+            watch()
+            for sender in senders:
+                sender.pipe.send("release")
         finally:
             for sender in senders:
                 sender.end()
@@ -301,9 +312,12 @@ def _send(load: Load, count: int, port: int, called: str, pipe: Connection) -> N
             latencies = _all(opened, request, load.count)
         ended = time.monotonic()
         cpu = time.process_time() - cpu
+        pipe.send(_Sent(began, ended, latencies, cpu))
+        pipe.recv()
         for association in opened:
             association.release()
-        pipe.send(_Sent(began, ended, latencies, cpu))
+    except EOFError:
+        pass  # another sender has failed, and nobody waits for this one
     except Exception:
         pipe.send(traceback.format_exc())
 

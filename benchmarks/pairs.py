@@ -10,7 +10,7 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol
@@ -37,7 +37,7 @@ class Sends(Protocol):
     @property
     def total(self) -> int: ...
 
-    def run(self, port: int, called: str) -> Result: ...
+    def run(self, port: int, called: str, watch: Callable[[], None] = ...) -> Result: ...
 
 
 @attrs.frozen
@@ -89,10 +89,15 @@ def measure(work: Work, rounds: int, directory: Path) -> dict[str, Figures]:
 
 def once(load: Sends, server: Running, *, keep: bool = False) -> dict[str, float]:
     """The figures of one run; what was stored is removed, unless it is to be kept."""
-    before = server.cpu_seconds()
-    result = load.run(server.port, server.aet)
-    time.sleep(_SETTLE)
-    cpu = server.cpu_seconds() - before
+    seen: list[float] = []
+
+    def watch() -> None:
+        time.sleep(_SETTLE)
+        seen.append(server.cpu_seconds())
+
+    result = load.run(server.port, server.aet, watch)
+    before, after = seen
+    cpu = after - before
     if not keep:
         empty(server)
     milliseconds = cpu * 1000 / load.total, result.percentile_ms(50), result.percentile_ms(99)

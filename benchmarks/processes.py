@@ -15,6 +15,7 @@ from pathlib import Path
 import attrs
 
 _START = 20.0  # seconds for a server to listen
+_TICKS = os.sysconf("SC_CLK_TCK")
 _STOP = 10.0  # seconds for a server to end
 
 
@@ -47,12 +48,7 @@ class Running:
 
     def cpu_seconds(self) -> float:
         """User and system time so far, also of children that have ended."""
-        ticks = 0
-        for pid in self.pids():
-            # After the name in parentheses the first field is the third of proc_pid_stat(5).
-            fields = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
-            ticks += sum(map(int, fields[11:15]))
-        return ticks / os.sysconf("SC_CLK_TCK")
+        return sum(map(_cpu_seconds, self.pids()))
 
     def resident_kib(self) -> int:
         """Resident memory now; pages that processes share count once for each."""
@@ -93,6 +89,26 @@ def _field(path: str, key: str) -> int:
         if line.startswith(f"{key}:"):
             return int(line.split()[1])
     return 0  # it has ended, and has no memory
+
+
+def _cpu_seconds(pid: int) -> float:
+    """Of a process and its children that have ended.
+
+    Its own comes twice: in ticks of 10 ms as a rule, which a process made for one object does not fill, and
+    in nanoseconds of the threads that have not ended. The greater is nearer to what it is.
+    """
+    # After the name in parentheses the first field is the third of proc_pid_stat(5).
+    fields = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
+    if not fields:
+        return 0.0
+    user, system, user_of_children, system_of_children = (int(field) / _TICKS for field in fields[11:15])
+    threads = 0
+    try:
+        for task in os.listdir(f"/proc/{pid}/task"):
+            threads += int((_read(f"/proc/{pid}/task/{task}/schedstat") or "0").split()[0])
+    except FileNotFoundError:
+        pass  # it has ended meanwhile
+    return max(user + system, threads / 1e9) + user_of_children + system_of_children
 
 
 class Peak:

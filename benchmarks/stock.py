@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -38,7 +39,7 @@ class Storescu:
     def total(self) -> int:
         return self.count
 
-    def run(self, port: int, called: str = "PMOD") -> Result:
+    def run(self, port: int, called: str = "PMOD", watch: Callable[[], None] = lambda: None) -> Result:
         files = _files(self.count)
         command = [
             program("storescu") or "storescu",
@@ -50,6 +51,7 @@ class Storescu:
             str(files),
         ]
         environment = {key: value for key, value in os.environ.items() if key != "TCP_NODELAY"}
+        watch()
         before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
         ended = subprocess.run(
             command,
@@ -62,6 +64,7 @@ class Storescu:
         seconds = time.monotonic() - began
         if ended.returncode != 0:
             raise RuntimeError(f"storescu: {ended.stdout.decode(errors='replace')}")
+        watch()
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
         return Result(seconds, [seconds / self.count], cpu)
