@@ -278,8 +278,8 @@ class DicomService(Service):
 
         def up() -> None:
             self._catch_signals()
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's goes to all of us
-            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+            for number in (signal.SIGINT, signal.SIGHUP):  # a terminal's go to all of us
+                signal.signal(number, signal.SIG_IGN)
             crew.up(
                 drain=self._drain,
                 stop=self._stop_now,

@@ -107,6 +107,8 @@ class Supervisor:
         bell.close()
         for number, handler in before.items():
             signal.signal(number, handler)
+        if self._common.board.own:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's goes to all of us
         return self._common.board.own
 
     @property
@@ -130,7 +132,6 @@ class Supervisor:
             ours.close()
             for other in self._running.values():
                 other.link.close()
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
             return True
         its.close()
         self._forked.add(number)
