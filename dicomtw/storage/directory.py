@@ -213,12 +213,9 @@ class DirectoryStore:
 
     def _now(self, stored: Stored) -> Stored | None:
         """What is there instead of `stored`; None if nothing is or it is as it was."""
-        try:
-            found = os.lstat(f"{self._root}/{stored.study}/{stored.series}/{stored.sop_instance_uid}.dcm")
-            if (found.st_ino, found.st_mtime_ns) == (stored.inode, stored.mtime_ns):
-                return None  # as nearly all are
-        except (FileNotFoundError, NotADirectoryError):
-            pass  # it may be elsewhere
+        there = stat_of(f"{self._root}/{stored.study}/{stored.series}/{stored.sop_instance_uid}.dcm")
+        if there is not None and (there.st_ino, there.st_mtime_ns) == (stored.inode, stored.mtime_ns):
+            return None  # as nearly all are
         path, there = self._find(self._path(stored), stored.sop_instance_uid)
         if there is None:
             return None

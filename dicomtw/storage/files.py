@@ -25,7 +25,7 @@ def write_all(fd: int, buffers: list[bytes | memoryview]) -> None:
             buffers[0] = memoryview(buffers[0])[written:]
 
 
-def stat_of(path: Path) -> os.stat_result | None:
+def stat_of(path: str | Path) -> os.stat_result | None:
     """What is at `path`, be it a symbolic link; None for nothing."""
     try:
         return os.stat(path, follow_symlinks=False)
