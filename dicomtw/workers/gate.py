@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -9,8 +10,16 @@ from twisted.internet.interfaces import IAddress, IListeningPort
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-#: A connection is left to others for so long, in seconds: then it is taken, by whoever comes first.
-LEFT: Final = 0.01
+#: A connection is left to others for so long, in seconds: then it is taken, by whoever comes first. On a busy
+#: machine it takes some ms until another process has its turn, and associations stay where they are for long.
+LEFT: Final = 0.02
+
+
+def is_shut(fd: int) -> bool:
+    """Whether a socket no longer listens, for whoever has it."""
+    looked = select.poll()
+    looked.register(fd, 0)
+    return bool(looked.poll(0))
 
 
 @implementer(IListeningPort)
@@ -52,6 +61,9 @@ class Gate:
             self._accept()  # if it is still there
 
     def _accept(self) -> None:
+        if is_shut(self.fileno()):
+            self.stopListening()  # by the process that we were forked from: we are to drain
+            return
         self._port.numberAccepts = 1  # the next may be another's
         self._port.doRead()
 

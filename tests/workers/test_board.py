@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -113,16 +114,21 @@ class _Port:
     def __init__(self) -> None:
         self.waiting = self.accepted = 0
         self.numberAccepts = 100
-        self.socket = self
-        self.is_closed = False
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.bind("")  # anywhere, in no file system
+        self.socket.listen()
+
+    def fileno(self) -> int:
+        return self.socket.fileno()
+
+    @property
+    def is_closed(self) -> bool:
+        return self.fileno() < 0
 
     def doRead(self) -> None:
         taken = min(self.waiting, self.numberAccepts)
         self.waiting -= taken
         self.accepted += taken
-
-    def close(self) -> None:
-        self.is_closed = True
 
 
 class _Reactor(Clock):
@@ -142,6 +148,7 @@ class GateTests(SynchronousTestCase):
         self.port, self.reactor, self.is_busier = _Port(), _Reactor(), False
         self.gate = Gate(self.port, self.reactor, lambda: self.is_busier)
         self.gate.startListening()
+        self.addCleanup(self.port.socket.close)
 
     def test_takes_one(self) -> None:
         """Who has no more than others takes one connection: the next may be theirs."""
@@ -164,6 +171,13 @@ class GateTests(SynchronousTestCase):
         self.gate.doRead()
         self.gate.stopListening()
         self.reactor.advance(LEFT)
+        self.assertEqual((self.port.accepted, self.reactor.readers, self.port.is_closed), (0, set(), True))
+
+    def test_shut(self) -> None:
+        """It stops by itself when the socket that all share is shut."""
+        self.port.waiting = 1
+        self.port.socket.shutdown(socket.SHUT_RDWR)
+        self.gate.doRead()
         self.assertEqual((self.port.accepted, self.reactor.readers, self.port.is_closed), (0, set(), True))
 
     def test_who_is_busier(self) -> None:
