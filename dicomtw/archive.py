@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread, deferToThreadPool
@@ -18,9 +18,11 @@ from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
 from dicomtw.config import Server
+from dicomtw.entering import EnteringStore, Together
 from dicomtw.errors import Cancelled, IndexFault
 from dicomtw.feed import Disk, InThread
 from dicomtw.indexing import IndexWriter, catch_up
+from dicomtw.storage import Store
 from dicomtw.storage.directory import DirectoryStore, Durability, OnDuplicate
 from dicomtw.storage.index.attributes import Attributes
 from dicomtw.storage.index.database import FILE_NAME, INDEX, Index
@@ -74,9 +76,10 @@ class Archive:
         def entering(function: Callable[[], T]) -> Deferred[T]:
             return in_index_thread(function).addBoth(self._look_after)
 
-        self._indexing = IndexWriter(
-            self.index, entering, self.store, wait=strict, clock=reactor, progress=progress
-        )
+        self._indexing = IndexWriter(self.index, entering, self.store, clock=reactor, progress=progress)
+        #: Where sinks are opened: strict ones have entered an object when they have committed it.
+        self.sinks: Store = EnteringStore(self.store, Together(self._put).enter) if strict else self.store
+        self._enters_at_once = strict
         #: What other processes are to know of ours, and we of theirs; None: there are none.
         self._shared = progress
         self._is_complete = True
@@ -196,8 +199,17 @@ class Archive:
     # -- services.storage.Indexing, services.query.Settled
 
     def add(self, stored: Stored) -> Deferred[None]:
-        """Enter an object, or see to it that it will be. Fails with `DimseError`."""
+        """Enter an object that `sinks` have not, or see to it that it will be. Fails with `DimseError`."""
+        if self._enters_at_once:
+            return succeed(None)
         return self._indexing.add(stored)
+
+    def _put(self, batch: Sequence[Stored]) -> Sequence[Exception | None]:
+        """In a thread: enter objects."""
+        refusals = self._indexing.put(batch, lambda tell: self._reactor.callFromThread(tell))
+        if self.index.lost or self.index.remade:
+            self._reactor.callFromThread(self._look_after, None)
+        return refusals
 
     def settled(self) -> Deferred[None]:
         """Fires when the index has all that was stored before; fails with `IndexFault`."""

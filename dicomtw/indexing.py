@@ -144,9 +144,9 @@ class IndexWriter:
 
     A transaction begins as soon as somebody waits for it; if nobody does, what comes is gathered first.
 
-    `in_thread` should have a thread free for it. `wait`: an object is acknowledged only when the index has it
-    (strict); else it is noted in the journal of its store, and entered soon (relaxed). An object that a bug
-    keeps out is refused, or if nobody waits for it left out until the next start; it alone.
+    `in_thread` should have a thread free for it. What comes is noted in the journal of its store, and entered
+    soon (relaxed); or from threads that wait for it, by `put` (strict). An object that a bug keeps out is
+    refused, or if nobody waits for it left out until the next start; it alone.
     """
 
     log = Logger()
@@ -157,14 +157,12 @@ class IndexWriter:
         in_thread: InThread,
         store: Notes,
         *,
-        wait: bool,
         clock: IReactorTime,
         progress: Progress | None = None,
     ) -> None:
         self._index = index
         self._in_thread = in_thread
         self._store = store
-        self._wait = wait
         self._clock = clock
         self._progress = progress
         self._queue: list[_Entry] = []
@@ -178,13 +176,12 @@ class IndexWriter:
         self._due: IDelayedCall | None = None
 
     def add(self, stored: Stored) -> Deferred[None]:
-        """Enter an object; fires when the index has it, or at once if it need not be waited for.
+        """Enter an object; fires at once, or if too many wait already when the index has it.
 
         Fails with `DimseError`, A700H, if the index does, or a bug keeps it out: then the journal of the
         store still has the object.
         """
-        waits = self._wait or self._objects >= MAXIMUM_OBJECTS or self._size >= MAXIMUM_SIZE
-        if waits:
+        if self._objects >= MAXIMUM_OBJECTS or self._size >= MAXIMUM_SIZE:
             return self._append(stored)
         entry = _Entry(stored, None, stored.size)
         self._objects += 1
@@ -194,6 +191,20 @@ class IndexWriter:
         self._queue.append(entry)
         self._write_later()
         return succeed(None)
+
+    def put(
+        self, batch: Sequence[Stored], tell: Callable[[Callable[[], object]], object]
+    ) -> list[DimseError | None]:
+        """Enter objects in one transaction, in the thread of who waits for them.
+
+        Returns what each is refused with that is not in the index now. `tell` has a function called in the
+        reactor thread where something is to be told of it.
+        """
+        entries = [_Entry(stored, None) for stored in batch]
+        failures = self._put(entries)
+        if failures or self._fault is not None:
+            tell(lambda: self._look_at(failures, entries))
+        return [_refusal(failures[entry].value) if entry in failures else None for entry in entries]
 
     def settled(self) -> Deferred[None]:
         """Fires when the index has all that was added before, but for what a bug keeps out.
@@ -277,15 +288,12 @@ class IndexWriter:
             records.append(entry.record)
         _enter(self._index, self._store.settled, stored, records)
 
-    def _written(self, failures: dict[_Entry, Failure], batch: list[_Entry]) -> None:
-        self._writing = False
+    def _look_at(self, failures: dict[_Entry, Failure], batch: list[_Entry]) -> IndexFault | None:
+        """Tell the log what became of a transaction; the fault of the index, if it has failed."""
         fault: IndexFault | None = None
-        again: dict[_Entry, None] = {}
         for entry, failure in failures.items():
             if isinstance(failure.value, IndexFault):
                 fault = failure.value
-                if entry.written is None:
-                    again[entry] = None
             elif entry.stored is not None:
                 # It would fail again, for ever; the next start tries it once more.
                 uid = entry.stored.sop_instance_uid
@@ -299,6 +307,16 @@ class IndexWriter:
             self.log.info("the index works again")
         if self._progress is not None:
             self._progress.fails(self._fault is not None)
+        return fault
+
+    def _written(self, failures: dict[_Entry, Failure], batch: list[_Entry]) -> None:
+        self._writing = False
+        fault = self._look_at(failures, batch)
+        again = {
+            entry: None
+            for entry, failure in failures.items()
+            if entry.written is None and isinstance(failure.value, IndexFault)
+        }
         self._queue[:0] = again
         self._forget([entry for entry in batch if entry not in again])
         self._fire(batch, failures, fault)

@@ -460,6 +460,7 @@ class Peer:
         self._reader.fragment_received(context_id, control_header, data, complete)
 
     def fragments_received(self, context_id: int, fragments: list[memoryview]) -> None:
+        assert self._reader is not None, "P-DATA-TF before A-ASSOCIATE-AC"
         self._reader.fragments_received(context_id, fragments)
 
     def invalid_pdu_received(self, fault: ProtocolError) -> None:

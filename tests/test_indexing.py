@@ -96,7 +96,9 @@ class WriterTestCase(SynchronousTestCase):
         self.store = FakeStore(self.calls)
         self.threads = Threads()
         self.clock = Clock()
-        self.writer = IndexWriter(self.index, self.threads, self.store, wait=self.wait, clock=self.clock)
+        if self.wait:  # so many wait already that each that comes has to wait, too
+            self.patch(indexing, "MAXIMUM_OBJECTS", 0)
+        self.writer = IndexWriter(self.index, self.threads, self.store, clock=self.clock)
         self.logged: list[LogEvent] = []
         globalLogPublisher.addObserver(self.logged.append)
         self.addCleanup(globalLogPublisher.removeObserver, self.logged.append)
@@ -649,8 +651,8 @@ class ArchiveTests(SynchronousTestCase):
         if not self.index.open():
             rebuild(self.root, self.index, lambda done, total: None)
         catch_up(self.store, self.index)
-        wait = durability is Durability.STRICT
-        self.writer = IndexWriter(self.index, at_once, self.store, wait=wait, clock=Clock())
+        self.patch(indexing, "MAXIMUM_OBJECTS", 0 if durability is Durability.STRICT else 10_000)
+        self.writer = IndexWriter(self.index, at_once, self.store, clock=Clock())
 
     def open_index(self, path: Path, synchronous: bool = False) -> Index:
         index = Index(path, ATTRIBUTES, synchronous=synchronous)

@@ -145,8 +145,9 @@ ARROW: dict[str, tuple[str, ...]] = {
         "limits",
         "server",
     ),
+    "entering": (*GROUND, "storage"),
     "indexing": (*GROUND, "dimse", "feed", "storage"),
-    "archive": (*GROUND, "config", "feed", "indexing", "storage", "workers.progress"),
+    "archive": (*GROUND, "config", "feed", "entering", "indexing", "storage", "workers.progress"),
     "destinations": (
         *GROUND,
         "security.access",
