@@ -39,8 +39,8 @@ class Receiver(Protocol):
         """Part of a PDV; `complete`: it ends here. `data` stays valid as long as it is referred to."""
 
     def fragments_received(self, context_id: int, fragments: list[memoryview]) -> None:
-        """As many P-DATA-TF, of which the header of the first was told. Each is one PDV with a control header of
-        0, and whole: a data set that goes on behind the last of them.
+        """As many P-DATA-TF, of which the header of the first was told. Each is one PDV, whole, with a control
+        header of 0: a data set that goes on behind the last of them.
         """
 
     def invalid_pdu_received(self, fault: ProtocolError) -> None:
@@ -144,8 +144,8 @@ class Framer:
                     self._header_received(header, 0)
 
     def _run_received(self, chunk: bytes, view: memoryview, at: int) -> int:
-        """Take the P-DATA-TF from `at` on that are whole in the chunk and have the same headers: a data set comes
-        in such, but for its end. Returns how long they are together; 0: there are not even two.
+        """Take the P-DATA-TF from `at` on that are whole in the chunk and have the same headers: a data set
+        comes in such, but for its end. Returns how long they are together; 0: there are not even two.
         """
         first = at
         header = chunk[at : at + P_DATA_HEADERS.size]
