@@ -48,6 +48,7 @@ from dicomtw.errors import (
 )
 from dicomtw.feed import Disk
 from dicomtw.limits import Limits
+from dicomtw.outbox import BLOCK
 from dicomtw.requestor import Proposal
 from dicomtw.scu import SCU, Retrieval
 from dicomtw.security.certificate import sha256_of
@@ -502,18 +503,18 @@ class StoreTests(ClientTestCase):
         stored = self.scu.c_store(path)
         for _ in range(30):
             self.server.clock.advance(1)
-        self.assertLess(client.peak, 1 << 19)
+        self.assertLess(client.peak, 2 * BLOCK)
         server.slow = False
         self.assertEqual(self.result(stored), Response(0))
         self.assertEqual(self.store.objects["1.2.3"][1], self.content(path))
-        self.assertLess(client.peak, 1 << 19)
+        self.assertLess(client.peak, 2 * BLOCK)
 
     def test_cut_short(self) -> None:
         """A file that becomes shorter while it is sent is not stored: the association is aborted."""
-        path = self.file(length=1 << 20)
+        path = self.file(length=4 * BLOCK)
         self.server.connections[0][1].slow = True
         stored = self.scu.c_store(path)
-        os.truncate(path, 1 << 19)
+        os.truncate(path, 2 * BLOCK)
         self.server.connections[0][1].slow = False
         self.server.clock.advance(0)
         self.failureResultOf(stored, OSError)
@@ -1153,7 +1154,7 @@ class BothWaysTests(ClientTestCase):
         for one in stored:
             self.assertEqual(self.successResultOf(one).status, 0)
         for end in self.server.connections[0]:
-            self.assertLess(end.peak, 1 << 19)
+            self.assertLess(end.peak, 2 * BLOCK)
 
 
 class Resolver:
@@ -1687,7 +1688,7 @@ class TLSTests(AssociateTestCase):
         server.slow = True
         stored = scu.c_store(source)
         self.network.pump([1] * 10)
-        self.assertLess(client.peak, 1 << 20)
+        self.assertLess(client.peak, 2 * BLOCK)
         server.slow = False
         self.network.advance(0)
         self.assertEqual(self.successResultOf(stored), Response(0))

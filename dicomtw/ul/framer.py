@@ -39,7 +39,7 @@ class Receiver(Protocol):
         """Part of a PDV; `complete`: it ends here. `data` stays valid as long as it is referred to."""
 
     def fragments_received(self, context_id: int, fragments: list[memoryview]) -> None:
-        """As many P-DATA-TF, of which the header of the first was told. Each is one PDV, whole, with a control
+        """As many P-DATA-TF, of which the header of the first was told. Each is one whole PDV with a control
         header of 0: a data set that goes on behind the last of them.
         """
 
