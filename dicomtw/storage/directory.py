@@ -429,7 +429,7 @@ class DirectorySink:
         self._path: str  # when the file is made
         self._offset = 0  # of the data set in the file
         self._size = 0  # of the data set so far
-        self._head = bytearray()
+        self._head = b""
         #: After `commit`, what an index is to know; None if it need not.
         self.stored: Stored | None = None
 
@@ -445,8 +445,7 @@ class DirectorySink:
             except OSError as error:
                 raise self._failure(error) from error
             if len(self._head) < _HEAD:
-                for fragment in fragments:
-                    self._head += fragment[: _HEAD - len(self._head)]
+                self._head += b"".join(_beginning(fragments, _HEAD - len(self._head)))
         self._size += length
 
     def commit(self, may_block: bool = True) -> None:
@@ -492,7 +491,7 @@ class DirectorySink:
         self._fd, self._path = self._store.journal.temporary_file()
         prefix = self._meta.encode()
         self._offset = len(prefix)
-        return [prefix, bytes(self._head)]
+        return [prefix, self._head]
 
     def _failure(self, error: OSError) -> DimseError:
         self.discard()
@@ -508,7 +507,7 @@ class DirectorySink:
                 raise WouldBlock
             return os.pread(self._fd, length, self._offset + offset)
 
-        meta, head = self._meta, bytes(self._head)
+        meta, head = self._meta, self._head
         if meta.transfer_syntax_uid in uids.DEFLATED and not may_block:
             raise WouldBlock  # inflating may take long
         try:
@@ -521,3 +520,12 @@ class DirectorySink:
         if header.uid_value(found.get(header.SOP_CLASS_UID)) != meta.sop_class_uid:
             raise DimseError(_DOES_NOT_MATCH, "SOP Class UID differs from the command's")
         return found
+
+
+def _beginning(fragments: Sequence[memoryview], length: int) -> Iterator[memoryview]:
+    """The first `length` bytes."""
+    for fragment in fragments:
+        yield fragment[:length]
+        length -= len(fragment)
+        if length <= 0:
+            return

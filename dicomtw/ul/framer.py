@@ -7,6 +7,7 @@ come, as `memoryview`s of the chunk the transport delivered: a PDU may be longer
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Protocol
 
 from dicomtw.errors import AbortReason, ProtocolError
@@ -22,6 +23,19 @@ _HEADER_LENGTH = 6  # of a PDU (type, reserved, length) and of a PDV (length, co
 
 #: First bytes of other protocols that end up on a DICOM port, and what to say of them.
 _STRANGERS = {0x16: "a TLS ClientHello on a port without TLS?", 0x47: "an HTTP request?"}
+
+
+#: PDUs up to this length, in bytes, are remembered: a peer proposes the same each time, as a rule.
+_REMEMBERED = 4096
+#: But none in which a user identity item may begin (PS3.7 D.3.3.7): it has a passcode, perhaps.
+_USER_IDENTITY = b"\x58\0"
+
+
+def _decode(pdu_type: int, body: bytes) -> ReceivedPDU:
+    return PDU_CLASSES[pdu_type].decode(body)
+
+
+_remembered_decode = lru_cache(maxsize=64)(_decode)  # they are frozen; those that raise are not remembered
 
 
 class Receiver(Protocol):
@@ -217,7 +231,9 @@ class Framer:
     def _end_of_body(self) -> None:
         body = bytes(self._body)
         self._body = bytearray()
-        self._receiver.pdu_received(PDU_CLASSES[self._pdu_type].decode(body))
+        is_remembered = len(body) <= _REMEMBERED and _USER_IDENTITY not in body
+        decode = _remembered_decode if is_remembered else _decode
+        self._receiver.pdu_received(decode(self._pdu_type, body))
 
     def _pdv_begins(self, length: int, context_id: int, control_header: int) -> None:
         """`length` counts the context ID and the control header, not itself (PS3.8 9.3.5.1)."""

@@ -132,6 +132,35 @@ class RunTests(SynchronousTestCase):
         self.assertEqual(receiver.calls, [("p_data",)])
 
 
+class RememberedTests(SynchronousTestCase):
+    """What was decoded before is not decoded again."""
+
+    def decoded(self, stream: bytes) -> object:
+        return received([stream]).calls[0][1]
+
+    def test_the_same(self) -> None:
+        self.assertIs(self.decoded(RQ_BYTES), self.decoded(RQ_BYTES))
+
+    def test_passcodes(self) -> None:
+        """Nothing that may hold a passcode is kept."""
+        fields = b"\2\0\0\1u\0\5topsy"
+        item = b"\x58\0" + len(fields).to_bytes(2, "big") + fields
+        at = RQ_BYTES.index(b"\x50\0") + 2
+        length = int.from_bytes(RQ_BYTES[at : at + 2], "big") + len(item)
+        body = RQ_BYTES[6:at] + length.to_bytes(2, "big") + RQ_BYTES[at + 2 :] + item
+        stream = RQ_BYTES[:2] + len(body).to_bytes(4, "big") + body
+        one, other = self.decoded(stream), self.decoded(stream)
+        self.assertIn("UserIdentityRQ", repr(one))
+        self.assertEqual(one, other)
+        self.assertIsNot(one, other)
+
+    def test_long_ones(self) -> None:
+        padding = bytes((0x99, 0)) + (5000).to_bytes(2, "big") + bytes(5000)
+        body = RQ_BYTES[6:] + padding
+        stream = RQ_BYTES[:2] + len(body).to_bytes(4, "big") + body
+        self.assertIsNot(self.decoded(stream), self.decoded(stream))
+
+
 class ChunkingTests(SynchronousTestCase):
     def test_whole(self) -> None:
         """A PDU that comes whole makes its calls, and the stream is between two PDUs."""
