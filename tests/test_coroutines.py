@@ -64,17 +64,16 @@ class BeginTests(SynchronousTestCase):
 
     def test_abandoned(self) -> None:
         """What nobody can wait for any more is closed."""
-        waited: Deferred[None] = Deferred()
         closed = []
 
         async def work() -> None:
             try:
-                await waited
+                await Deferred()
             finally:
                 closed.append(True)
 
         begun = begin(work())
-        del begun, waited
+        del begun
         gc.collect()
         self.assertEqual(closed, [True])
 

@@ -27,6 +27,7 @@ from dicomtw.dimse.messages import (
 from dicomtw.errors import AssociationLost, LocalStateError, NotConnected, Rejected
 from dicomtw.feed import Disk
 from dicomtw.limits import Limits
+from dicomtw.outbox import BLOCK
 from dicomtw.requestor import Proposal, RequestedAssociation
 from dicomtw.requests import Answer, Request
 from dicomtw.services import ServiceClass, ServiceRegistry
@@ -633,7 +634,7 @@ class LossTests(RequestorTestCase):
         self.assertEqual(self.kinds(peer), ["C-ECHO-RQ"])
         peer.send(*message(1, C_ECHO_RSP(message_id_being_responded_to=2, status=0)))
         self.successResultOf(answer)
-        source = Failing(bytes(1 << 20))
+        source = Failing(bytes(4 * BLOCK))
         self.failureResultOf(self.store(source), OSError)
         self.assertTrue(source.closed)
         self.assertEqual(self.kinds(peer), ["C-STORE-RQ", "A_ABORT"])
