@@ -230,6 +230,7 @@ class OperationQueue:
         self._cancellable: set[Operation] = set()
         self._starting = False
         self._held = False
+        self._too_many = False
 
     @property
     def busy(self) -> bool:
@@ -310,7 +311,10 @@ class OperationQueue:
                     performing.cancel()  # what it did first has ended the association
                 performing.addErrback(self._performer.bug)
         self._starting = False
-        self._performer.waiting(len(self._waiting) >= _MAXIMUM_WAITING)
+        too_many = len(self._waiting) >= _MAXIMUM_WAITING
+        if too_many != self._too_many:
+            self._too_many = too_many
+            self._performer.waiting(too_many)
         if not self.busy:
             self._performer.all_performed()
 

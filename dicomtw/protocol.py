@@ -21,6 +21,7 @@ from dicomtw.association import Association, Hold
 from dicomtw.limits import Limits as Limits  # for those who make a factory
 from dicomtw.summary import NOTHING_SAID, log_summary
 from dicomtw.transports import (
+    READ,
     acknowledge_now,
     in_handshake,
     parts_writer_of,
@@ -92,7 +93,8 @@ class AssociationProtocol(Protocol):
         except Exception:
             self._bug()
         self.watch.received()
-        if self._socket is not None and not self._has_answered:  # an answer acknowledges too
+        # An answer acknowledges too, and of what fills a read the rest is there and will be read at once.
+        if self._socket is not None and not self._has_answered and len(data) < READ:
             acknowledge_now(self._socket)
 
     def readConnectionLost(self) -> None:

@@ -35,7 +35,7 @@ _TLS_FAULTS = {
 
 #: Bytes that are read at a time, if so many are there. Each read costs a turn of the reactor, and what it
 #: brings of a data set is one write: four times of Twisted's 64 KiB is a sixth more objects a second.
-_READ: Final = 1 << 18
+READ: Final = 1 << 18
 
 
 #: Parts that the system gathers at most: IOV_MAX of Linux.
@@ -60,7 +60,7 @@ def read_much(transport: Any) -> None:
     """Have a connection read more at a time than Twisted's do."""
     for layer in _layers(transport):
         if hasattr(layer, "bufferSize"):
-            layer.bufferSize = _READ
+            layer.bufferSize = READ
 
 
 def writer_of(transport: Any) -> Callable[[bytes], None]:

@@ -58,6 +58,8 @@ NOT_STORED_BY_C_STORE: Final = frozenset(
 )
 
 _UID = re.compile(r"[0-9.]{1,64}")
+#: Components that are 0 or do not begin with it.
+_STRICT = re.compile(r"(?:0|[^.0][^.]*)(?:\.(?:0|[^.0][^.]*))*")
 
 
 def is_valid_uid(uid: str) -> bool:
@@ -72,7 +74,7 @@ def is_valid_uid(uid: str) -> bool:
 
 def is_strict_uid(uid: str) -> bool:
     """Whether `uid` also keeps to PS3.5 9.1: no empty component and no leading zero."""
-    return all(part and (part == "0" or part[0] != "0") for part in uid.split("."))
+    return _STRICT.fullmatch(uid) is not None
 
 
 def name_of(uid: str) -> str:

@@ -326,3 +326,12 @@ TABLE_9_10: dict[Event, tuple[Action | None, ...]] = {
     Evt19: (____, AA_1, AA_8, ____, AA_8, AA_8, AA_8, AA_8, AA_8, AA_8,  AA_8, AA_8, AA_7),
 }
 # fmt: on
+
+
+#: The rows in order: the dictionary would hash the event's name for each PDU.
+_ROWS = tuple(TABLE_9_10.values())
+
+
+def action_of(event: Event, state: State) -> Action | None:
+    """The action of Table 9-10; None where it has none."""
+    return _ROWS[event - 1][state - 1]

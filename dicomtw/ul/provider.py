@@ -89,7 +89,7 @@ class Provider:
         self._rq: A_ASSOCIATE_RQ | None = None
 
     def _happens(self, event: Event, argument: Any = None) -> None:
-        action = machine.TABLE_9_10[event][self.state - 1]
+        action = machine.action_of(event, self.state)
         if action is None:
             raise LocalStateError(f"{event.name} has no action in {self.state.name}")
         self.state, tell = action(self, argument)
@@ -172,7 +172,7 @@ class Provider:
 
     def pdu_received(self, pdu: ReceivedPDU) -> None:
         event = _EVENT_OF_PDU[type(pdu)]
-        action = machine.TABLE_9_10[event][self.state - 1]
+        action = machine.action_of(event, self.state)
         if action in (machine.AA_1, machine.AA_8):
             self.fault = f"{type(pdu).__name__.replace('_', '-')} in {self.state.name}"
         elif isinstance(pdu, A_ABORT):
