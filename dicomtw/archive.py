@@ -57,29 +57,30 @@ class Archive:
         self._reactor = reactor
         attributes = Attributes(server.index_attribute)
         strict = server.durability == Durability.STRICT.value
-        self.store = DirectoryStore(
+        self._files = DirectoryStore(
             root, Durability(server.durability), OnDuplicate(server.on_duplicate), attributes.tags
         )
         self.index = Index(root / INDEX / FILE_NAME, attributes, synchronous=strict)
         self.pools = [
             ThreadPool(0, _DISK_THREADS, "dicomtw-disk"),
             ThreadPool(0, _QUERY_THREADS, "dicomtw-query"),
+            ThreadPool(0, _DISK_THREADS, "dicomtw-commit"),  # which may wait for the index, too
             ThreadPool(0, 1, "dicomtw-index"),
         ]
 
         def in_pool(pool: ThreadPool) -> InThread:
             return lambda function: deferToThreadPool(reactor, pool, function)
 
-        self.disk = Disk(in_pool(self.pools[0]), in_pool(self.pools[1]))
-        in_index_thread = in_pool(self.pools[2])
+        in_disk_thread, in_query_thread, in_commit_thread, in_index_thread = map(in_pool, self.pools)
+        self.disk = Disk(in_disk_thread, in_query_thread, in_commit_thread)
 
         def entering(function: Callable[[], T]) -> Deferred[T]:
             return in_index_thread(function).addBoth(self._look_after)
 
-        self._indexing = IndexWriter(self.index, entering, self.store, clock=reactor, progress=progress)
-        #: Where sinks are opened: strict ones have entered an object when they have committed it.
-        self.sinks: Store = EnteringStore(self.store, Together(self._put).enter) if strict else self.store
-        self._enters_at_once = strict
+        self._indexing = IndexWriter(self.index, entering, self._files, clock=reactor, progress=progress)
+        #: Where sinks are opened. When a strict one has committed an object, it has entered it, too.
+        self.store: Store = EnteringStore(self._files, Together(self._put).enter) if strict else self._files
+        self._store_enters = strict
         #: What other processes are to know of ours, and we of theirs; None: there are none.
         self._shared = progress
         self._is_complete = True
@@ -94,7 +95,7 @@ class Archive:
         """
         for pool in self.pools:
             pool.start()
-        removed = self.store.prepare()
+        removed = self._files.prepare()
         (self.root / INDEX).mkdir(mode=0o700, exist_ok=True)
         self._open_index()
         return removed
@@ -104,7 +105,7 @@ class Archive:
         if not self._is_complete and not any(is_study(name) for name in os.listdir(self.root)):
             self.index.set_complete()
             self._is_complete = True
-        entered = catch_up(self.store, self.index)
+        entered = catch_up(self._files, self.index)
         if entered:
             self.log.info("entered {count} objects that the index did not have", count=entered)
 
@@ -117,7 +118,7 @@ class Archive:
 
         Returns and raises what `prepare` does. Blocks.
         """
-        removed = self.store.forked(ended)
+        removed = self._files.forked(ended)
         self._open_index()
         if self._shared is not None:
             self._shared.caught_up()
@@ -148,7 +149,7 @@ class Archive:
                 self.index.open()
             if self._shared is not None and self.index.was_completed():
                 return Rebuilt(0, 0, 0, 0)  # another process has done it
-            return rebuild(self.root, self.index, self._progress, self._passed)
+            return rebuild(self.root, self.index, self._tell_how_far, self._passed)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -159,13 +160,13 @@ class Archive:
         lock = LockFile(self.root / INDEX / _FILLING)
         try:
             while not lock.try_exclusive():
-                self._progress(0, 0)
+                self._tell_how_far(0, 0)
                 time.sleep(_LOOK_FOR_FILLED)
             yield
         finally:
             lock.close()
 
-    def _progress(self, done: int, total: int) -> None:
+    def _tell_how_far(self, done: int, total: int) -> None:
         if self._closing:
             raise Cancelled("the server stops")
         self._filled = f"it is being made from the files, of which {done} of {total} are done"
@@ -199,8 +200,8 @@ class Archive:
     # -- services.storage.Indexing, services.query.Settled
 
     def add(self, stored: Stored) -> Deferred[None]:
-        """Enter an object that `sinks` have not, or see to it that it will be. Fails with `DimseError`."""
-        if self._enters_at_once:
+        """Have an object entered that a sink of `store` has committed. Fails with `DimseError`."""
+        if self._store_enters:
             return succeed(None)
         return self._indexing.add(stored)
 
@@ -249,7 +250,7 @@ class Archive:
 
         def let_go(_: object) -> None:
             self.index.close()
-            self.store.close()
+            self._files.close()
 
         return self._indexing.close().addBoth(stop).addBoth(let_go)
 

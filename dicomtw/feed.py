@@ -39,12 +39,16 @@ class InThread(Protocol):
 class Disk:
     """How fast one disk has been of late, and the threads to wait for it in.
 
-    `aside` has other threads, for what may take long and is not to keep the rest waiting.
+    `aside` has other threads, for what may take long and is not to keep the rest waiting; `waiting` those for
+    what waits by intent.
     """
 
-    def __init__(self, in_thread: InThread, aside: InThread | None = None) -> None:
+    def __init__(
+        self, in_thread: InThread, aside: InThread | None = None, waiting: InThread | None = None
+    ) -> None:
         self._in_thread = in_thread
         self.call_aside: InThread = aside or in_thread
+        self._waiting = waiting or in_thread
         self._lags_until = 0.0
         #: When the calls that are in threads now should be over.
         self._deadlines: dict[int, float] = {}
@@ -92,7 +96,7 @@ class Disk:
                 self._took(taken)
             return result
 
-        return self._in_thread(timed).addBoth(over)
+        return (self._waiting if waits else self._in_thread)(timed).addBoth(over)
 
     async def read(self, source: DataSetSource, length: int) -> bytes | memoryview:
         """The next bytes of `source`, read here while the disk keeps up and in a thread while it lags."""

@@ -64,7 +64,7 @@ def standard_services(
     index, root = archive.index, archive.root
     minimum = None if server.min_free_space is None else server.min_free_space << 20
     space = FreeSpace(root, minimum, lambda line: archive.log.warn("{line}", line=line))
-    store = BoundedStore(archive.sinks, server.max_object_size << 20, space)
+    store = BoundedStore(archive.store, server.max_object_size << 20, space)
     bounds = Bounds(
         query_timeout=server.query_timeout,
         max_matches=server.max_matches,

@@ -73,8 +73,7 @@ def writer_of(transport: Any) -> Callable[[bytes], None]:
         return lambda data: transport.write(data)  # TLS, which makes records of it; or of a test
 
     def write_now(data: bytes) -> None:
-        is_open = transport.connected and not transport._writeDisconnected
-        if is_open and not (transport.dataBuffer or transport._tempDataBuffer):
+        if _is_free(transport):
             sent = transport.writeSomeData(data)
             if sent == len(data):
                 return
@@ -83,6 +82,12 @@ def writer_of(transport: Any) -> Callable[[bytes], None]:
         transport.write(data)
 
     return write_now
+
+
+def _is_free(transport: Any) -> bool:
+    """Whether a connection is open, and nothing waits to be sent; Twisted has no public word for it."""
+    waits = transport.dataBuffer or transport._tempDataBuffer
+    return transport.connected and not transport._writeDisconnected and not waits
 
 
 def parts_writer_of(transport: Any) -> Callable[[list[bytes | memoryview]], None]:
@@ -94,8 +99,7 @@ def parts_writer_of(transport: Any) -> Callable[[list[bytes | memoryview]], None
         return lambda parts: write(b"".join(parts))
 
     def write_now(parts: list[bytes | memoryview]) -> None:
-        is_open = transport.connected and not transport._writeDisconnected
-        if not is_open or transport.dataBuffer or transport._tempDataBuffer or len(parts) > _GATHERED:
+        if not _is_free(transport) or len(parts) > _GATHERED:
             write(b"".join(parts))
             return
         try:

@@ -158,7 +158,7 @@ class FillTests(SynchronousTestCase):
         self.successResultOf(made.settled())
         fill = self.fill_later(made)
         (made.root / ".index" / "index.sqlite3").unlink()
-        stored = read_stored(write_object(made.root / "1.2" / "1.2.3" / "1.2.3.7.dcm", 7), made.store.wanted)
+        stored = read_stored(write_object(made.root / "1.2" / "1.2.3" / "1.2.3.7.dcm", 7), made._files.wanted)
         with capturedLogs() as events:
             self.successResultOf(made.add(stored))
             self.reactor.advance(GATHER)

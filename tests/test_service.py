@@ -592,7 +592,7 @@ class ServingTests(ServiceTestCase):
         calls: list[tuple[Any, Callable[[], Any], Deferred[Any]]] = []
 
         def in_thread(reactor: object, pool: ThreadPool, function: Callable[[], Any]) -> Deferred[Any]:
-            if pool.name != "dicomtw-disk":
+            if pool.name not in ("dicomtw-disk", "dicomtw-commit"):
                 return at_once(function)
             waiting: Deferred[Any] = Deferred()
             calls.append((pool, function, waiting))
@@ -808,10 +808,10 @@ class StopTests(ServiceTestCase):
         self.assertEqual(len(waits), 2)
         for (function, over), shelf in zip(waits, shelves, strict=True):
             self.assertNoResult(stopped)
-            self.assertFalse(may_clean_up(shelf.store.root), "it is still ours")
+            self.assertFalse(may_clean_up(shelf.root), "it is still ours")
             function()
             over.callback(None)
-            self.assertTrue(may_clean_up(shelf.store.root))
+            self.assertTrue(may_clean_up(shelf.root))
         self.successResultOf(stopped)
 
     def test_disk_hangs(self) -> None:

@@ -7,6 +7,7 @@ the system's cache when it is sent (benchmarks/retrieve.py).
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 from array import array
@@ -131,7 +132,11 @@ class ReadAhead:
         while len(portion.opened) < _PORTION:
             if not self._instances and (portion.opened or not self._look_up(portion)):
                 break
-            if not portion.add(self._opened(self._instances.popleft())):
+            opened = self._opened(self._instances[0])
+            if opened is None and portion.opened:
+                break  # those before are closed first
+            instance = self._instances.popleft()
+            if not portion.add(opened or Opened(instance, fault="too many files are open")):
                 break
 
     def _look_up(self, portion: Portion) -> bool:
@@ -147,7 +152,8 @@ class ReadAhead:
             portion.gone += len(ids) - len(self._instances)
         return bool(self._instances)
 
-    def _opened(self, instance: Instance) -> Opened:
+    def _opened(self, instance: Instance) -> Opened | None:
+        """None where no more files can be open."""
         if self.lost:
             return Opened(instance)
         contexts = self._receiver.contexts(instance.sop_class_uid)
@@ -157,9 +163,14 @@ class ReadAhead:
             if context.transfer_syntax == instance.transfer_syntax_uid:
                 path = os.path.join(self._root, *instance.parts)
                 try:
-                    return Opened(instance, context, open_data_set(path, ahead=True))
+                    data_set = open_data_set(path, ahead=True)
                 except (OSError, ValueError) as error:
-                    return Opened(instance, fault=str(error))
+                    is_full = isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
+                    return None if is_full else Opened(instance, fault=str(error))
+                if data_set.transfer_syntax_uid == context.transfer_syntax:
+                    return Opened(instance, context, data_set)
+                data_set.close()  # it was replaced since
+                break
         return Opened(instance)
 
 

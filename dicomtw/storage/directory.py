@@ -25,6 +25,7 @@ import attrs
 from dicomtw import uids
 from dicomtw.errors import DimseError, UnreadableDataSet
 from dicomtw.storage import WouldBlock, header
+from dicomtw.storage.doubts import Doubts
 from dicomtw.storage.files import same_file, same_object, stat_of, sync, write_all
 from dicomtw.storage.journal import Journal
 from dicomtw.storage.locations import Locations
@@ -92,8 +93,7 @@ class DirectoryStore:
         self._locations = Locations(root)
         #: Paths of directories known to be there, and (strict) to have their own names on stable storage.
         self._directories: set[str] = set()
-        #: Files, by device and inode, that could not be forced out: another try may succeed, and say nothing.
-        self._doubtful: set[tuple[int, int]] = set()
+        self._doubts = Doubts(root)
 
     def prepare(self) -> int:
         """Make the directories and remove what earlier runs had half received; the number of such files.
@@ -244,7 +244,7 @@ class DirectoryStore:
             is_named, note = self._name_new(temporary, stored)
         if is_named:
             if self.strict:
-                sync(self.root / stored.study / stored.series)
+                self._force_out_name(self._path(stored))
             return stored.noted(note)
         final = self._path(stored)
         while True:
@@ -260,7 +260,7 @@ class DirectoryStore:
             if not stat.S_ISREG(there.st_mode):
                 raise FileExistsError(errno.EEXIST, "what has the object's name is no file")
             try:
-                if (there.st_dev, there.st_ino) in self._doubtful:
+                if self._doubts.has(there):
                     self._check_replaces_doubtful(temporary, earlier)
                 elif self._on_duplicate is OnDuplicate.KEEP or same_object(temporary, earlier):
                     return self._keep(temporary, earlier)
@@ -276,7 +276,7 @@ class DirectoryStore:
                 continue
             return stored.noted(note)
         if self.strict:
-            sync(final.parent)
+            self._force_out_name(final)
         return stored.noted(note)
 
     def _name_new(self, temporary: str, stored: Stored) -> tuple[bool, str | None]:
@@ -313,7 +313,16 @@ class DirectoryStore:
         try:
             sync(earlier)
         except OSError:
-            self._doubtful.add((there.st_dev, there.st_ino))
+            self._doubts.add(there)
+            raise
+
+    def _force_out_name(self, final: Path) -> None:
+        """Force out the name that a new file has got."""
+        try:
+            sync(final.parent)
+        except OSError:
+            with contextlib.suppress(OSError):
+                self._doubts.add(os.lstat(final))
             raise
 
     def _check_replaces_doubtful(self, temporary: str, earlier: Path) -> None:

@@ -23,6 +23,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from dicomtw.errors import DimseError
 from dicomtw.storage import WouldBlock, directory
 from dicomtw.storage.directory import DirectorySink, DirectoryStore, Durability, OnDuplicate
+from dicomtw.storage.doubts import DOUBTFUL
 from dicomtw.storage.locations import BY_UID
 from dicomtw.storage.part10 import FileMeta, read_head
 from tests.storage import (
@@ -109,13 +110,13 @@ class Storing(SynchronousTestCase):
         self.receive(store, content, *args, **kwargs).commit()
 
     def files(self) -> dict[str, bytes]:
-        """Every file in the store, by its path, but for the locks at its top and what the registry has."""
+        """Every file in the store, by its path, but for the locks at its top, and what is known of others."""
         return {
             str(path.relative_to(self.root)): path.read_bytes()
             for path in sorted(self.root.rglob("*"))
             if path.is_file()
             and not (path.parent == self.root and path.name.startswith("."))
-            and path.relative_to(self.root).parts[0] != BY_UID
+            and path.relative_to(self.root).parts[0] not in (BY_UID, DOUBTFUL)
         }
 
     def registered(self) -> dict[str, str]:
@@ -129,7 +130,7 @@ class Storing(SynchronousTestCase):
             for pattern in ("*", "*/*")
             for path in self.root.glob(pattern)
             if path.is_dir()
-            and path.relative_to(self.root).parts[0] not in (BY_UID, ".incoming", "superseded")
+            and path.relative_to(self.root).parts[0] not in (BY_UID, DOUBTFUL, ".incoming", "superseded")
         )
 
     def stored(self) -> dict[str, bytes]:
@@ -823,6 +824,35 @@ class FaultTests(Storing):
             self.keep(store, data_set(UID))
             self.assertNotEqual((self.root / NAME).stat().st_ino, inode)
             self.assertEqual(list(self.stored().values()), [data_set(UID)] * 2)
+
+    def test_others_doubt_it_too(self) -> None:
+        """What one process could not force out no other relies on, nor a later run: fsync tells only once."""
+        for number, run in enumerate(("another", "a later one", "one that cannot write that down")):
+            self.setUp()
+            store, other = self.store(Durability.STRICT), self.store(Durability.STRICT)
+            self.keep(store, data_set(UID))
+            inode = (self.root / NAME).stat().st_ino
+            patches = [self.failing("fsync", errno.EIO, lambda fd: os.fstat(fd).st_ino == inode)]  # noqa: B023
+            if number == 2:
+                patches.append(self.failing("open", errno.EIO, lambda path, *_: DOUBTFUL in str(path)))
+            self.assertStatus(0xA700, self.receive(store, data_set(UID)).commit)
+            for patch in patches:
+                patch.restore()
+            if number == 1:
+                other = self.store(Durability.STRICT)
+            self.keep(store if number == 2 else other, data_set(UID))
+            self.assertNotEqual((self.root / NAME).stat().st_ino, inode, run)
+
+    def test_name_not_synced_is_doubted(self) -> None:
+        """Nor is a name that could not be forced out: who sends the object again has it named anew."""
+        store, other = self.store(Durability.STRICT), self.store(Durability.STRICT)
+        self.keep(store, data_set("1.2.31"), "1.2.31")
+        self.fail_to_sync_the_name(store)
+        self.assertStatus(0xA700, self.receive(store, data_set(UID)).commit)
+        inode = (self.root / NAME).stat().st_ino
+        self.patch(os, "fsync", lambda fd: None)
+        self.keep(other, data_set(UID))
+        self.assertNotEqual((self.root / NAME).stat().st_ino, inode)
 
     def fail_to_sync_the_name(self, store: DirectoryStore) -> None:
         """From now on the series directory cannot be synced."""
