@@ -48,7 +48,10 @@ class Board:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """While no other worker holds it. A worker that dies holds it no longer. For one thread."""
+        """While no other worker holds it. A worker that dies holds it no longer. For one thread.
+
+        Blocks while another one does (F_SETLKW): hold it for a look and a few words, and wait for nothing.
+        """
         if not self._depth:
             fcntl.lockf(self._fd, fcntl.LOCK_EX)
         self._depth += 1

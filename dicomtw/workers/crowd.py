@@ -83,7 +83,7 @@ class SharedCrowd(Crowd[C]):
         count = self._counts[place] = self._counts.get(place, 0) + by
         if not count:
             del self._counts[place]
-        self._ledger.put(f"{self._name} {place}", count)
+        self._ledger.put(f"{self._name} {place}", count, is_host=place.startswith("host "))
 
     # -- those without one
 
@@ -118,4 +118,5 @@ class SharedCrowd(Crowd[C]):
     def _tell_waiting(self, host: str = "") -> None:
         self._ledger.put(f"{self._name} waiting", self.waiting_here)
         if host:
-            self._ledger.put(f"{self._name} waiting {host}", len(self._waiting.get(host, ())))
+            waiting = len(self._waiting.get(host, ()))
+            self._ledger.put(f"{self._name} waiting {host}", waiting, is_host=True)

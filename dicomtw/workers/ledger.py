@@ -17,11 +17,15 @@ def digest_of(name: str) -> int:
 class Ledger:
     """`slots` names at a time in each column of a board, behind the word `start`.
 
-    A column has the number of slots that are to be looked at, the digests of names, and their counts.
+    A column has the number of slots that are to be looked at, the digests of names, and their counts. Hosts
+    may be any number; where there is no room for one it is not counted, and the last `kept` slots are for
+    other names.
     """
 
-    def __init__(self, board: Board, start: int, slots: int) -> None:
+    def __init__(self, board: Board, start: int, slots: int, kept: int = 0) -> None:
         self._board = board
+        self._room = slots
+        self._kept = kept
         self._used = start
         self._digests = start + 1
         self._counts = start + 1 + slots
@@ -35,28 +39,38 @@ class Ledger:
         return 1 + 2 * slots
 
     def held(self) -> AbstractContextManager[None]:
-        """Nobody else enters or leaves meanwhile."""
+        """No name gets a count or loses it meanwhile, of nobody else's; counts that are there may change."""
         return self._board.held()
 
-    def put(self, name: str, count: int) -> None:
-        """So many we have now."""
+    def put(self, name: str, count: int, *, is_host: bool = False) -> None:
+        """So many we have now, if there is room for the name."""
         column, digest = self._board.columns[self._board.own], digest_of(name)
         slot = self._slots.get(digest)
-        if count:
-            if slot is None:
-                slot = self._slots[digest] = heapq.heappop(self._free) if self._free else column[self._used]
-                column[self._counts + slot] = count
-                column[self._digests + slot] = digest
-                column[self._used] = max(column[self._used], slot + 1)
+        if slot is not None and count:
             column[self._counts + slot] = count
         elif slot is not None:
-            del self._slots[digest]
-            column[self._digests + slot] = 0
-            if self._slots:
-                heapq.heappush(self._free, slot)
-            else:
-                column[self._used] = 0
-                self._free.clear()
+            with self.held():
+                self._leave(digest, slot)
+        elif count and len(self._slots) < self._room - is_host * self._kept:
+            with self.held():
+                self._enter(digest, count)
+
+    def _enter(self, digest: int, count: int) -> None:
+        column = self._board.columns[self._board.own]
+        slot = self._slots[digest] = heapq.heappop(self._free) if self._free else column[self._used]
+        column[self._counts + slot] = count
+        column[self._digests + slot] = digest
+        column[self._used] = max(column[self._used], slot + 1)
+
+    def _leave(self, digest: int, slot: int) -> None:
+        column = self._board.columns[self._board.own]
+        del self._slots[digest]
+        column[self._digests + slot] = 0
+        if self._slots:
+            heapq.heappush(self._free, slot)
+        else:
+            column[self._used] = 0
+            self._free.clear()
 
     def others(self, name: str) -> int:
         """How many other workers have."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from pathlib import Path
+from typing import Final
 
 from dicomtw.config import Configuration, Server
 from dicomtw.destinations import limits_of
@@ -13,10 +13,11 @@ from dicomtw.workers.buckets import Buckets, SharedRegister
 from dicomtw.workers.ledger import Ledger
 from dicomtw.workers.progress import Bells, Progress
 
-#: Words of a column.
-_IS_UP, _CONNECTIONS, *_COUNTERS = range(6)
 #: What is counted from the start of the first worker on.
-COUNTERS = ("associations", "objects", "bytes", "objects sent")
+COUNTERS: Final = ("associations", "objects", "bytes", "objects sent")
+#: Words of a column, before those of the ledger and of the indexes.
+_WORDS: Final = 2 + len(COUNTERS)
+_IS_UP, _CONNECTIONS, *_COUNTERS = range(_WORDS)
 
 
 class Common:
@@ -24,13 +25,14 @@ class Common:
 
     def __init__(self, configuration: Configuration, board: Board | None = None) -> None:
         servers, remotes = configuration.servers, len(configuration.remotes)
-        slots, rows = _slots(servers, remotes), SharedRegister.rows(len(servers), remotes)
+        rows = SharedRegister.rows(len(servers), remotes)
+        kept = len(servers) * (2 + remotes)  # all associations, all that wait, and those of each remote
+        slots = kept + sum(map(_hosts, servers))
         roots = dict.fromkeys(Path(os.path.abspath(server.store)) for server in servers)
-        of_ledger = 2 + len(COUNTERS)
-        of_indexes = of_ledger + Ledger.words(slots)
+        of_indexes = _WORDS + Ledger.words(slots)
         columns = configuration.workers + 1
         self.board = board or Board(columns, of_indexes + len(roots) * Progress.WORDS, Buckets.words(rows))
-        self.ledger = Ledger(self.board, of_ledger, slots)
+        self.ledger = Ledger(self.board, _WORDS, slots, kept)
         self.buckets = Buckets(self.board, rows)
         self.bells = Bells(columns)
         #: Of the indexes, by the roots of their stores.
@@ -80,6 +82,6 @@ class Common:
         }
 
 
-def _slots(servers: Iterable[Server], remotes: int) -> int:
-    """Names that a worker can have counts of at a time: hosts, remotes, and all together."""
-    return sum(2 + limits_of(each).waiting + each.max_associations + remotes + 1 for each in servers)
+def _hosts(server: Server) -> int:
+    """Counts of hosts that a worker has room for at a time: of what is being closed there may be more."""
+    return limits_of(server).waiting + server.max_associations

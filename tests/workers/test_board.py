@@ -41,6 +41,20 @@ class LedgerTests(SynchronousTestCase):
                 self.one.put(f"{number} {name}", 0)
             self.assertEqual([self.other.others(f"{number} {name}") for name in range(4)], [0] * 4)
 
+    def test_no_room(self) -> None:
+        """Where there is no room a name is not counted, and nothing else is spoilt; hosts leave some room."""
+        board = Board(3, Ledger.words(4))
+        one, other = (Ledger(board.seen_by(number), 0, 4, kept=2) for number in (1, 2))
+        for name in "abc":
+            one.put(name, 7, is_host=True)
+        for name in "def":
+            one.put(name, 8)
+        self.assertEqual([other.others(name) for name in "abcdef"], [7, 7, 0, 8, 8, 0])
+        one.put("c", 0, is_host=True)
+        one.put("a", 0, is_host=True)
+        one.put("f", 9)
+        self.assertEqual([other.others(name) for name in "abcdef"], [0, 7, 0, 8, 8, 9])
+
     def test_clear(self) -> None:
         """Of a worker that has ended nothing is left, and its successor begins with nothing."""
         self.one.put("a", 3)
