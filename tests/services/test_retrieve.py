@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from array import array
 from collections.abc import Sequence
 from pathlib import Path
@@ -339,6 +340,52 @@ class CounterTests(RetrieveTestCase):
             self.server.clock.advance(0)
             self.assertEqual(self.successResultOf(retrieval), Retrieval(0, 5, 0, 0))
             self.assertEqual(self.remaining(), [(5, 1), (4, 2), (3, 3), (2, 4)], operation)
+
+    def test_few_descriptors(self) -> None:
+        """Where no more files can be open those before are sent and closed first, and none is missing."""
+        calls: list[Any] = []
+
+        def open_few(*arguments: Any, **more: Any) -> DataSetFile:
+            calls.append(arguments)
+            if len(calls) % 3 == 0:
+                raise OSError(errno.EMFILE, "Too many open files")
+            return open_data_set(*arguments, **more)
+
+        self.patch(reading, "open_data_set", open_few)
+        for operation in MODELS:
+            calls.clear()
+            self.archive.fill(studies=1, series=1, instances=6)
+            last = self.retrieve(operation, "STUDY", StudyInstanceUID="1.1")
+            self.assertEqual((last, len(calls)), (Retrieval(0, 6, 0, 0), 8), operation)
+
+    def test_no_descriptors(self) -> None:
+        """Where none can be open at all each has failed, and says why."""
+
+        def open_none(*arguments: Any, **more: Any) -> DataSetFile:
+            raise OSError(errno.EMFILE, "Too many open files")
+
+        self.patch(reading, "open_data_set", open_none)
+        refusal = self.refusal("MOVE", "STUDY", StudyInstanceUID="1.1")
+        self.assertIn("A702H: nothing could be sent", str(refusal))
+
+    def test_replaced_meanwhile(self) -> None:
+        """What has another transfer syntax by now than the index said goes by what it is."""
+
+        def open_other(*arguments: Any, **more: Any) -> DataSetFile:
+            opened = open_data_set(*arguments, **more)
+            opened.transfer_syntax_uid = uids.EXPLICIT_VR_BIG_ENDIAN
+            return opened
+
+        transcoded: list[str] = []
+
+        def transcode(root: Any, instance: Any, contexts: Any) -> Any:
+            transcoded.append(instance.sop_instance_uid)
+            raise ValueError("not here")
+
+        self.patch(reading, "open_data_set", open_other)
+        self.patch(retrieve, "transcoded", transcode)
+        self.refusal("MOVE", "STUDY", StudyInstanceUID="1.1")
+        self.assertEqual(len(transcoded), 4)
 
     def test_gone_before(self) -> None:
         """Nor is one that goes after it was selected and before anybody knows of what kind it is."""
