@@ -241,7 +241,7 @@ class DicomService(Service):
         self._fit_limits(_raise_descriptor_limit())
         if self._crew is None:
             self._tell_start()
-            self._reactor.callWhenRunning(self._catch_signals)
+            self._reactor.callWhenRunning(self._catch_signals, self._terminate)
         elif self._crew.run(_Turns(self), hang_up=self._heeds_hang_up()):
             self._be_worker(self._crew)
         else:
@@ -277,11 +277,11 @@ class DicomService(Service):
         self._ports = [*crew.listen()]
 
         def up() -> None:
-            self._catch_signals()
+            self._catch_signals(self.drain)  # all may get one; only the first process has us stop now
             for number in (signal.SIGINT, signal.SIGHUP):  # a terminal's go to all of us
                 signal.signal(number, signal.SIG_IGN)
             crew.up(
-                drain=self._drain,
+                drain=self.drain,
                 stop=self._stop_now,
                 read_again=tls_listening.read_again,
                 hurry=self._hurry,
@@ -418,12 +418,12 @@ class DicomService(Service):
 
     # -- stop
 
-    def _catch_signals(self) -> None:
-        """The first SIGTERM or SIGINT drains, the second ends at once; SIGHUP reads certificates again."""
+    def _catch_signals(self, terminate: Callable[[], None]) -> None:
+        """SIGTERM and SIGINT `terminate`; SIGHUP reads certificates again."""
         if self._reactor is not sys.modules.get("twisted.internet.reactor"):
             return  # a test's
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: self._reactor.callFromThread(self._terminate))
+            signal.signal(number, lambda *_: self._reactor.callFromThread(terminate))
         if self._heeds_hang_up():
             signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(tls_listening.read_again))
 
@@ -431,15 +431,17 @@ class DicomService(Service):
         """Else SIGHUP ends the process when its terminal is closed."""
         return bool(contexts()) or not os.isatty(0)
 
-    def _drain(self) -> None:
+    def drain(self) -> None:
+        """Let associations finish and end, if that has not begun yet."""
         if not self._stopping:
             self._terminate()
 
     def _stop_now(self) -> None:
-        self._drain()
+        self.drain()
         self._terminate()
 
     def _terminate(self) -> None:
+        """The first time it drains, the second it ends at once."""
         if self._stopping:
             self.log.warn("stopping now")
             for factory in self.factories:

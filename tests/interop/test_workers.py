@@ -171,6 +171,18 @@ class WorkersTests(SynchronousTestCase):
             scu.release()
         self.assertEqual(server.wait(), 0)
 
+    def test_all_at_once(self) -> None:
+        """SIGTERM to all of them, which are told to end by the first one as well, drains."""
+        server = self.started()
+        scus = associated(server, 2)
+        for pid in (server.pid, *children(server), *children(server)):
+            os.kill(pid, signal.SIGTERM)
+        server.wait_for_log("associations to end")
+        for scu in scus:
+            self.assertEqual(scu.store("1.2.3.4", ct_data_set("1.2.3.4")), 0)
+            scu.release()
+        self.assertEqual(server.wait(), 0)
+
     def test_twice(self) -> None:
         """A second SIGTERM ends them at once."""
         server = self.started()
