@@ -20,6 +20,7 @@ class Crew:
 
     def __init__(self, configuration: Configuration, reactor: Any) -> None:
         self._count = configuration.workers
+        self._drain_timeout = max(server.drain_timeout for server in configuration.servers)
         self.common = Common(configuration)
         self._reactor = reactor
         self._supervisor: Supervisor
@@ -34,7 +35,7 @@ class Crew:
     def run(self, turns: Turns, *, hang_up: bool) -> bool:
         """Returns in each worker, with True; and when all have ended, with False."""
         self._listeners = reactors.listeners(self._reactor)
-        self._supervisor = Supervisor(self._count, self.common, turns)
+        self._supervisor = Supervisor(self._count, self.common, turns, self._drain_timeout)
         if not self._supervisor.run(hang_up):
             return False
         for each in [*globalLogPublisher._observers]:
@@ -63,7 +64,7 @@ class Crew:
     @property
     def dead(self) -> list[int]:
         """The numbers of processes that we take the place of."""
-        return self._supervisor.dead[self.common.board.own]
+        return self._supervisor.predecessors
 
     def listen(self) -> list[Gate]:
         """Accept connections."""

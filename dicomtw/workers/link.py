@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, globalLogPublisher
+from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel, formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -17,15 +19,21 @@ STOP: Final = "stop"
 READ_AGAIN: Final = "read again"
 
 _READ: Final = 1 << 16
+#: Characters of what is logged; the rest is left out.
+LONGEST: Final = 1 << 16
 
 
 class Link:
-    """One end of the connection between the two."""
+    """One end of the connection between the two. Any thread may send."""
+
+    log = Logger()
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         self._received = b""
-        #: The other end is gone.
+        # One line at a time. Reentrant, for the garbage collector may have something logged meanwhile.
+        self._sending = threading.RLock()
+        #: The other end is gone, as `received` has found.
         self.lost = False
 
     def fileno(self) -> int:
@@ -33,13 +41,12 @@ class Link:
 
     def send(self, **message: Any) -> None:
         """Tell the other end, unless it is gone."""
-        try:
-            self._connection.sendall(json.dumps(message, default=repr).encode() + b"\n")
-        except OSError:
-            self.lost = True
+        line = json.dumps(message, default=repr).encode() + b"\n"
+        with self._sending, contextlib.suppress(OSError):
+            self._connection.sendall(line)
 
     def received(self) -> Iterator[dict[str, Any]]:
-        """What has come; waits if nothing has."""
+        """What has come; waits if nothing has. What is no message is passed over."""
         try:
             data = self._connection.recv(_READ)
         except OSError:
@@ -47,7 +54,15 @@ class Link:
         if not data:
             self.lost = True
         *lines, self._received = (self._received + data).split(b"\n")
-        yield from map(json.loads, lines)
+        for line in lines:
+            try:
+                message = json.loads(line)
+            except ValueError:  # no text of UTF-8, either
+                message = None
+            if isinstance(message, dict):
+                yield message
+            else:
+                self.log.error("between processes came what is no message: {line!r}", line=line[:200])
 
     def close(self) -> None:
         self._connection.close()
@@ -100,6 +115,8 @@ def observer(link: Link) -> ILogObserver:
             told["association"] = event["association"]
         if "log_failure" in event:
             told["text"] += "\n" + event["log_failure"].getTraceback()
+        if len(told["text"]) > LONGEST:
+            told["text"] = told["text"][:LONGEST] + "..."
         link.send(level=level.name, event=told)
 
     made: ILogObserver = observe

@@ -27,5 +27,9 @@ class Pace:
         self._failures = 0 if came_up else self._failures + 1
         if self._failures >= MAXIMUM_FAILURES:
             return None
+        return self.later()
+
+    def later(self) -> float:
+        """After how many seconds it is to be tried again, where that is no fault of its own."""
         delay, self._delay = self._delay, min(2 * self._delay, LONGEST_DELAY)
         return delay

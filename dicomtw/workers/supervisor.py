@@ -11,14 +11,16 @@ import time
 from typing import Any, Final, NoReturn, Protocol
 
 import attrs
-from twisted.logger import Logger
+from twisted.logger import InvalidLogLevelError, Logger
 
 from dicomtw.workers.link import DRAIN, READ_AGAIN, STOP, Link, log_of_worker, pair
 from dicomtw.workers.pace import Pace
 from dicomtw.workers.standing import Common
 
-#: Workers that are told to stop now, and do not, are killed after so long, in seconds.
+#: Workers that are to have stopped, and have not, are killed after so long, in seconds.
 PATIENCE: Final = 6.0
+#: The exit status of a worker that may come up later without anybody's help: EX_TEMPFAIL of sysexits.h.
+TRY_LATER: Final = 75
 
 _STOPPING: Final = (signal.SIGTERM, signal.SIGINT)
 
@@ -54,13 +56,17 @@ class Turns(Protocol):
 
 
 class Supervisor:
-    """Forks `count` workers; call `run` while the process has no thread, and its reactor does not run."""
+    """Forks `count` workers; call `run` while the process has no thread, and its reactor does not run.
+
+    They drain within `drain_timeout` seconds.
+    """
 
     log = Logger()
 
-    def __init__(self, count: int, common: Common, turns: Turns) -> None:
+    def __init__(self, count: int, common: Common, turns: Turns, drain_timeout: float) -> None:
         self._common = common
         self._turns = turns
+        self._drain_timeout = drain_timeout
         self._paces = {number: Pace() for number in range(1, count + 1)}
         #: When the next of each is due, in seconds of the monotonic clock.
         self._due = dict.fromkeys(self._paces, 0.0)
@@ -68,10 +74,10 @@ class Supervisor:
         self._were_up: set[int] = set()
         self._forked: set[int] = set()
         #: Those whose successor has not come up yet: process numbers by worker.
-        self.dead: dict[int, list[int]] = {number: [] for number in self._paces}
+        self._dead: dict[int, list[int]] = {number: [] for number in self._paces}
         self._selector: selectors.BaseSelector
         self._caught: list[int] = []
-        self._stopping = False
+        self._stopping = self._stopping_now = False
         self._kill_at = float("inf")
         #: Some worker has not ended in good order, when all were to.
         self.failed = False
@@ -116,6 +122,11 @@ class Supervisor:
         """In a worker: whether it takes nobody's place."""
         return self._common.board.own not in self._forked
 
+    @property
+    def predecessors(self) -> list[int]:
+        """In a worker: the numbers of processes that it takes the place of."""
+        return self._dead[self._common.board.own]
+
     def _to_be_started(self) -> list[int]:
         if self._stopping:
             return []
@@ -124,8 +135,24 @@ class Supervisor:
 
     def _fork(self, number: int) -> bool:
         """Start a worker; whether we are it."""
-        ours, its = pair()
-        pid = os.fork()
+        try:
+            ours, its = pair()
+            try:
+                pid = os.fork()
+            except OSError:
+                ours.close()
+                its.close()
+                raise
+        except OSError as error:  # there is too little of something, for now
+            delay = self._paces[number].later()
+            self.log.error(
+                "worker {number} cannot be started: {why}; the next try is in {delay:.1f} s",
+                number=number,
+                why=error.strerror,
+                delay=delay,
+            )
+            self._due[number] = time.monotonic() + delay
+            return False
         if not pid:
             self._common.board.own = number
             self.link = its
@@ -169,10 +196,13 @@ class Supervisor:
     def _hear(self, worker: Running) -> None:
         for message in worker.link.received():
             if "event" in message:
-                log_of_worker(worker.number, message)
+                try:
+                    log_of_worker(worker.number, message)
+                except (KeyError, TypeError, ValueError, InvalidLogLevelError):
+                    self.log.error("worker {number} has said what is no log line", number=worker.number)
             elif "up" in message:
                 worker.came_up = True
-                self.dead[worker.number].clear()
+                self._dead[worker.number].clear()
                 was_up = len(self._were_up) == len(self._paces)
                 self._were_up.add(worker.number)
                 if not was_up and len(self._were_up) == len(self._paces):
@@ -185,12 +215,14 @@ class Supervisor:
             worker.link.send(do=command)
 
     def _stop(self) -> None:
-        """The first time all are to drain, the second to end at once."""
+        """The first time all are to drain, the second to end at once; who does neither is killed."""
         if not self._stopping:
             self._stopping = True
+            self._kill_at = time.monotonic() + self._drain_timeout + PATIENCE
             self._turns.drain()
             self._tell(DRAIN)
-        elif self._kill_at == float("inf"):
+        elif not self._stopping_now:
+            self._stopping_now = True
             self.log.warn("stopping now")
             self._kill_at = time.monotonic() + PATIENCE
             self._tell(STOP)
@@ -218,8 +250,13 @@ class Supervisor:
                 self.failed = True
                 self.log.error("worker {number} (process {pid}) ended {how}", **fields)
             return
-        self.dead[worker.number].append(worker.pid)
-        delay = self._paces[worker.number].ended(time.monotonic() - worker.since, worker.came_up)
+        self._dead[worker.number].append(worker.pid)
+        pace = self._paces[worker.number]
+        delay: float | None
+        if status == TRY_LATER and len(self._were_up) == len(self._paces):
+            delay = pace.later()
+        else:
+            delay = pace.ended(time.monotonic() - worker.since, worker.came_up)
         if delay is None:
             self._give_up(f"worker {worker.number} does not come up: it ended {fields['how']}")
         self.log.error(
