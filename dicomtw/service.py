@@ -52,6 +52,7 @@ from dicomtw.trail import SILENT, Audit
 from dicomtw.words import any_may_associate, describe, no_endpoint, warnings_of, why_not
 from dicomtw.workers.crew import Crew
 from dicomtw.workers.factory import SharedFactory
+from dicomtw.workers.supervisor import TRY_LATER
 
 #: Makes the service classes of a server, from where it keeps objects and whom it can send them to.
 Services = Callable[[Server, Archive, RemoteDestinations], Iterable[ServiceClass]]
@@ -81,6 +82,10 @@ def standard_services(
 
 
 _ALONE = Process()
+
+
+class _NoIndex(StartError):
+    """An index cannot be used, for now."""
 
 
 class DicomService(Service):
@@ -224,7 +229,7 @@ class DicomService(Service):
             for server in servers:
                 self._make_store(server)
         except StartError as error:
-            self._give_up(str(error))
+            self.give_up(str(error))
         self._listening = True
 
     def startService(self) -> None:
@@ -237,12 +242,12 @@ class DicomService(Service):
             if self._crew is None:
                 self._go_on()
         except StartError as error:
-            self._give_up(str(error))
+            self.give_up(str(error))
         self._fit_limits(_raise_descriptor_limit())
         if self._crew is None:
-            self._tell_start()
+            self.tell_start()
             self._reactor.callWhenRunning(self._catch_signals, self._terminate)
-        elif self._crew.run(_Turns(self), hang_up=self._heeds_hang_up()):
+        elif self._crew.run(_Turns(self, self._process, self._reactor), hang_up=self._heeds_hang_up()):
             self._be_worker(self._crew)
         else:
             self._workers_ended(self._crew)
@@ -253,7 +258,8 @@ class DicomService(Service):
             archive.begin()
         self._start_audit(tells=self._crew is None or self._crew.starts)
 
-    def _tell_start(self) -> None:
+    def tell_start(self) -> None:
+        """Log what the servers are, and what may be wrong with them."""
         for server in self._configuration.servers:
             for line in describe(server, self._configuration):
                 self.log.info("{line}", line=line)
@@ -272,8 +278,12 @@ class DicomService(Service):
         try:
             self._prepare_archives(lambda archive: archive.forked(crew.dead))
             self._go_on()
+        except _NoIndex as error:
+            # What our predecessor has stored waits for the next try; others serve what does not need it.
+            self.log.error("{error}", error=str(error))
+            raise SystemExit(TRY_LATER) from None
         except StartError as error:
-            self._give_up(str(error))
+            self.give_up(str(error))
         self._ports = [*crew.listen()]
 
         def up() -> None:
@@ -346,7 +356,9 @@ class DicomService(Service):
             except OSError as error:
                 raise StartError(f"cannot use the store {root}: {error.strerror}") from None
             except IndexFault as fault:
-                raise StartError(f"cannot use the index of the store {root}: {fault}") from None
+                if self._crew is not None:
+                    self._crew.common.progress[root].fails(True)  # so nobody waits for us
+                raise _NoIndex(f"cannot use the index of the store {root}: {fault}") from None
             if removed:
                 self.log.info(
                     "removed {removed} half-received objects from {root}", removed=removed, root=str(root)
@@ -412,7 +424,8 @@ class DicomService(Service):
         for why in faults:
             raise StartError(why)
 
-    def _give_up(self, why: str) -> NoReturn:
+    def give_up(self, why: str) -> NoReturn:
+        """End the process: the server cannot run."""
         self.log.critical("{why}", why=why)
         self._process.give_up(why)
 
@@ -458,12 +471,16 @@ class DicomService(Service):
         self._process.remove_pidfile()
         os._exit(1)
 
+    def close_ports(self) -> list[Deferred[Any]]:
+        """Listen no longer; they fire when it is so."""
+        ports, self._ports = self._ports, []
+        return [maybeDeferred(port.stopListening) for port in ports]
+
     def stopService(self) -> Deferred[Any]:
         """Stop listening, let associations finish until the deadline, then abort what is left."""
         super().stopService()
         self._stopping = True
-        ports, self._ports = self._ports, []
-        waiting: list[Deferred[Any]] = [maybeDeferred(port.stopListening) for port in ports]
+        waiting = self.close_ports()
         deadlines = []
         count = sum(len(factory.associations) for factory in self.factories)
         if count:
@@ -489,27 +506,25 @@ class DicomService(Service):
 class _Turns:
     """What a service does at the turns of those that are forked from it: `workers.supervisor.Turns`."""
 
-    def __init__(self, service: DicomService) -> None:
+    def __init__(self, service: DicomService, process: Process, reactor: Any) -> None:
         self._service = service
+        self._process = process
+        self._reactor = reactor
+        self.give_up = service.give_up
 
     def all_up(self) -> None:
-        self._service._tell_start()
-        self._service._process.started()
+        self._service.tell_start()
+        self._process.started()
 
     def drain(self) -> None:
-        ports, self._service._ports = self._service._ports, []
-        for port in ports:
-            port.stopListening()
-        self._service._reactor.iterate(0)  # where they are closed
+        self._service.close_ports()
+        self.turn()  # where they are closed
 
     def read_again(self) -> None:
         tls_listening.read_again()
 
     def turn(self) -> None:
-        self._service._reactor.iterate(0)
-
-    def give_up(self, why: str) -> NoReturn:
-        self._service._give_up(why)
+        self._reactor.iterate(0)
 
 
 def _raise_descriptor_limit() -> int:

@@ -16,6 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from dicomtw import uids
 from dicomtw.ul.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RJ
+from dicomtw.workers.pace import MAXIMUM_FAILURES
 from tests.interop.certificates import Authority, client_context
 from tests.interop.files import stored_data_set
 from tests.interop.scu import CT_IMPLICIT, Closed, Scu, ct_data_set, element, uid_element
@@ -251,10 +252,33 @@ class WorkersTests(SynchronousTestCase):
         self.assertEqual((lines[0], lines[-1]), (started, stopped))
         self.assertEqual(sum('csd-code="110104"' in line for line in lines), 4)
 
+    def test_no_index(self) -> None:
+        """A worker that cannot use the index is tried again, while others serve."""
+        server = self.started()
+        directory = server.store / ".index"
+        away = directory.with_name("away")
+        directory.rename(away)
+        directory.write_text("no directory")
+        victim, other = children(server)
+        os.kill(victim, signal.SIGKILL)
+        wait_until(lambda: server.log.count("ended with exit status 75") > MAXIMUM_FAILURES, "it tries", 20)
+        associated(server, 1)[0].release()
+        directory.unlink()
+        away.rename(directory)
+        wait_until(lambda: self._serving(server) == {"1", "2"}, "it is there again", 20)
+        self.assertIn(other, children(server))
+        server.stop()
+
+    def _serving(self, server: Twistd) -> set[str]:
+        """Which workers have had an association."""
+        for scu in associated(server, 4):
+            scu.release()
+        return set(by_worker(server.summaries))
+
     def test_never_up(self) -> None:
         """If workers do not come up the server ends with a line."""
         server = self.started()
-        directory = server.store / ".index"
+        directory = server.store / ".incoming"
         directory.rename(directory.with_name("away"))
         directory.write_text("no directory")
         os.kill(children(server)[0], signal.SIGKILL)
