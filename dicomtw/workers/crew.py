@@ -38,9 +38,10 @@ class Crew:
         self._supervisor = Supervisor(self._count, self.common, turns, self._drain_timeout)
         if not self._supervisor.run(hang_up):
             return False
-        for each in [*globalLogPublisher._observers]:
+        inherited = [*globalLogPublisher._observers]
+        for each in inherited:
             globalLogPublisher.removeObserver(each)
-        globalLogPublisher.addObserver(observer(self._supervisor.link))
+        globalLogPublisher.addObserver(observer(self._supervisor.link, inherited))
         reactors.renew(self._reactor)
         return True
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel, formatEvent, globalLogPublisher
@@ -39,11 +38,15 @@ class Link:
     def fileno(self) -> int:
         return self._connection.fileno()
 
-    def send(self, **message: Any) -> None:
-        """Tell the other end, unless it is gone."""
+    def send(self, **message: Any) -> bool:
+        """Tell the other end; whether it is not gone."""
         line = json.dumps(message, default=repr).encode() + b"\n"
-        with self._sending, contextlib.suppress(OSError):
-            self._connection.sendall(line)
+        try:
+            with self._sending:
+                self._connection.sendall(line)
+        except OSError:
+            return False
+        return True
 
     def received(self) -> Iterator[dict[str, Any]]:
         """What has come; waits if nothing has. What is no message is passed over."""
@@ -100,8 +103,8 @@ class Reader:
 # -- the log
 
 
-def observer(link: Link) -> ILogObserver:
-    """Has what a worker logs logged by who has the log."""
+def observer(link: Link, otherwise: Iterable[ILogObserver] = ()) -> ILogObserver:
+    """Has what a worker logs logged by who has the log; by `otherwise` when he is gone."""
 
     @implementer(ILogObserver)
     def observe(event: LogEvent) -> None:
@@ -117,7 +120,9 @@ def observer(link: Link) -> ILogObserver:
             told["text"] += "\n" + event["log_failure"].getTraceback()
         if len(told["text"]) > LONGEST:
             told["text"] = told["text"][:LONGEST] + "..."
-        link.send(level=level.name, event=told)
+        if not link.send(level=level.name, event=told):
+            for each in otherwise:
+                each(event)
 
     made: ILogObserver = observe
     return made

@@ -11,7 +11,7 @@ import time
 from typing import Any, Final, NoReturn, Protocol
 
 import attrs
-from twisted.logger import InvalidLogLevelError, Logger
+from twisted.logger import InvalidLogLevelError, Logger, LogLevel
 
 from dicomtw.workers.link import DRAIN, READ_AGAIN, STOP, Link, log_of_worker, pair
 from dicomtw.workers.pace import Pace
@@ -259,7 +259,8 @@ class Supervisor:
             delay = pace.ended(time.monotonic() - worker.since, worker.came_up)
         if delay is None:
             self._give_up(f"worker {worker.number} does not come up: it ended {fields['how']}")
-        self.log.error(
+        self.log.emit(
+            LogLevel.error if status else LogLevel.info,  # it was told to end
             "worker {number} (process {pid}) ended {how}; another one is started in {delay:.1f} s",
             **fields,
             delay=delay,

@@ -207,6 +207,7 @@ class WorkersTests(SynchronousTestCase):
             self.assertEqual(scu.store("1.2.3.4", ct_data_set("1.2.3.4")), 0)
             scu.release()
         wait_until(lambda: not any(map(is_running, pids)), "they have ended")
+        self.assertEqual(server.log.count("1 objects"), 2, "each association has left its line all the same")
 
     def test_tls(self) -> None:
         """TLS, and a port of any kind: each has all listeners. SIGHUP gets to all."""

@@ -9,7 +9,7 @@ import signal
 import socket
 import threading
 import time
-from typing import NoReturn
+from typing import Any, NoReturn
 from unittest.mock import Mock
 
 from twisted.logger import LogLevel
@@ -60,10 +60,21 @@ class LinkTests(SynchronousTestCase):
             found += [len(message["event"]["text"]) for message in self.end.received()]
         self.assertEqual(found, [LONGEST + 3])
 
+    def test_nobody_has_the_log(self) -> None:
+        """Where nobody is there who would log it, it is logged as it was before the fork."""
+        event = {"log_format": "x"}
+        logged: list[Any] = []
+        observe = observer(self.link, [logged.append])
+        observe(event)
+        self.assertEqual(logged, [])
+        self.end.close()
+        observe(event)
+        self.assertEqual(logged, [event])
+
     def test_gone(self) -> None:
         """That nobody is there is found by reading, which has the end closed, and not by sending."""
         self.end.close()
-        self.link.send(up=True)
+        self.assertFalse(self.link.send(up=True))
         self.assertFalse(self.link.lost)
         self.assertEqual([*self.link.received()], [])
         self.assertTrue(self.link.lost)
