@@ -64,7 +64,7 @@ class SystemCallTests(CasesTestCase):
                                 other = ct_data_set(EARLIER, b"\2" * size)
                                 self.assertEqual(answer(scu, EARLIER, other), ("A700", why))
                     self.assertEqual(files_in(server.store), before)
-                    self.assertEqual(incoming(server.store), [])
+                    server.wait_until_nothing_comes_in()
                     for uid, data_set in new.items():
                         self.assertEqual(scu.store(uid, data_set), 0, "when it is over")
                         self.assertEqual(stored_data_set(server.objects[uid]), data_set)

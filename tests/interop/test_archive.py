@@ -419,7 +419,7 @@ class FaultyIndexTests(CasesTestCase):
                 server.stop()
                 self.assertEqual(dump_file(server.store / INDEX / FILE_NAME), fresh_rows(server.store))
         strict.restart()
-        self.assertEqual(list((strict.store / ".incoming").iterdir()), [])
+        strict.wait_until_nothing_comes_in()
 
     def test_no_room(self) -> None:
         """So it is while the index cannot grow; when it can again nothing is missing."""

@@ -412,7 +412,7 @@ class TableTests(CasesTestCase):
         self._go_through_all(server)
         self.assertLessEqual(server.rss - rss, 8 * MEGABYTE)
         wait_until(lambda: server.fds <= fds, f"{fds} file descriptors as before")
-        self.assertEqual(list((server.store / ".incoming").iterdir()), [])
+        server.wait_until_nothing_comes_in()
         studies = {path.name for path in server.store.iterdir() if not path.name.startswith(".")}
         self.assertEqual(studies, {"1.2.3", "unknown-study", "superseded"})
         self.assertEqual([path.name for path in server.directory.parent.glob("up*")], [])
@@ -682,7 +682,7 @@ class BrokenTransferTests(CasesTestCase):
                 self.assertEqual(stored_data_set(server.objects[uid]), kept)
                 earlier = (server.store / "superseded").rglob("*.dcm")
                 self.assertEqual([stored_data_set(path) for path in earlier], superseded)
-                self.assertEqual(list((server.store / ".incoming").iterdir()), [])
+                server.wait_until_nothing_comes_in()
 
     def test_one_place(self) -> None:
         """S03: the same UID is the same object, even if another Study Instance UID comes with it."""
@@ -814,7 +814,7 @@ class DiskTests(CasesTestCase):
                             self.assertEqual(f"{scu.store(name, data_set):04X}"[:2], "A7", name)
                     self.assertNotIn(uid, server.objects)
                     self.assertEqual(stored_data_set(server.objects["1.2.3.400"]), earlier)
-                    self.assertEqual(list(incoming.iterdir()), [])
+                    server.wait_until_nothing_comes_in()
                     data_set = ct_data_set(uid, b"\2" * size, study=study)
                     self.assertEqual(scu.store(uid, data_set), 0, "after it is over")
                     self.assertEqual(stored_data_set(server.objects[uid]), data_set)
@@ -840,7 +840,7 @@ class DiskTests(CasesTestCase):
                             self.assertEqual(f"{status:04X}", "A700", name)
                     self.assertNotIn(uid, server.objects)
                     self.assertEqual(stored_data_set(server.objects["1.2.3.500"]), earlier)
-                    self.assertEqual(list((server.store / ".incoming").iterdir()), [])
+                    server.wait_until_nothing_comes_in()
                     self.assertEqual(scu.store(uid, ct_data_set(uid)), 0, "after it is over")
             with self.case("fsync of the directory"):
                 # It has its name already; what counts is that nobody is told that it is safe.

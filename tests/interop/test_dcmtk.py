@@ -211,7 +211,7 @@ class StoreTests(CasesTestCase):
         """The store holds what was sent, each as a file that others can read."""
         stored = sorted(server.store.glob("**/*.dcm"))
         self.assertEqual(set(server.objects), {source.sop_instance_uid for source in sent})
-        self.assertEqual(list((server.store / ".incoming").iterdir()), [])
+        server.wait_until_nothing_comes_in()
         by_uid: dict[str, list[Source]] = {}
         for source in sent:
             by_uid.setdefault(source.sop_instance_uid, []).append(source)

@@ -133,7 +133,7 @@ class StoreTests(SynchronousTestCase):
             small = ct_data_set("1.2.3.1")
             self.assertEqual(scu.store("1.2.3.1", small), 0)
             self.assertEqual(scu.store("1.2.3.2", ct_data_set("1.2.3.2", bytes(MIB + 1000))), 0xA700)
-            self.assertEqual(list((server.store / ".incoming").iterdir()), [])
+            server.wait_until_nothing_comes_in()
             self.assertEqual(scu.store("1.2.3.3", ct_data_set("1.2.3.3")), 0)
             with contextlib.suppress(ConnectionError):
                 scu.send(*message(1, c_store_rq("1.2.3.4"), ct_data_set("1.2.3.4", bytes(4 * MIB))))

@@ -187,6 +187,10 @@ class Twistd:
         )
         return self.summaries
 
+    def wait_until_nothing_comes_in(self) -> None:
+        """Nothing is half received, nor stored and not in the index: that may take a moment, no longer."""
+        wait_until(lambda: not list((self.store / ".incoming").iterdir()), "nothing is left in .incoming")
+
     # -- what it is
 
     @property
