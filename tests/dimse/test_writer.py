@@ -110,6 +110,17 @@ class FragmentTests(SynchronousTestCase):
         self.assertEqual(writer.data_set_pdus(1, b"1234", 0), b"\4\0\0\0\0\x0a\0\0\0\6\1\0021234")
         self.assertEqual(writer.data_set_pdus(5, b"", 8), b"\4\0\0\0\0\6\0\0\0\2\5\2")
 
+    def test_parts(self) -> None:
+        """What is not put together is the same when it is."""
+        for maximum_length in FRAGMENT_LENGTHS:
+            step = writer.fragment_length(maximum_length)
+            for length in (0, 2, step, 3 * step):
+                for last in (True, False):
+                    data = bytes(index & 0xFF for index in range(length))
+                    parts = writer.data_set_parts(5, memoryview(data), maximum_length, last=last)
+                    whole = writer.data_set_pdus(5, data, maximum_length, last=last)
+                    self.assertEqual(b"".join(parts), whole)
+
     def test_command(self) -> None:
         """A command of any length is cut to full fragments and a last one, all even, and bounded."""
         for maximum_length, step in FRAGMENT_LENGTHS.items():

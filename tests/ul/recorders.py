@@ -119,6 +119,9 @@ class RecordingNeighbours:
     def write(self, data: bytes) -> None:
         self.calls.append(f"send {data.hex(' ')}")
 
+    def write_parts(self, parts: list[bytes | memoryview]) -> None:
+        self.write(b"".join(parts))
+
     def close(self) -> None:
         self.calls.append("close")
 

@@ -92,6 +92,7 @@ class RunTests(SynchronousTestCase):
         for cut in range(1, len(one)):
             self.assertEqual(self.runs(one + other + one[:cut]), [[b"abcd", b"efgh"]])
             self.assertEqual(self.runs(one[cut:] + one), [])
+            self.assertEqual(self.runs(one + other[:cut]), [])
 
     def test_alone(self) -> None:
         """One is no run, nor are those that differ in anything; a last one, or a command, is never in one."""

@@ -431,7 +431,41 @@ class ClosedTests(SynchronousTestCase):
         self.assertEqual(neighbours.calls, before)
 
 
+class RunTests(SynchronousTestCase):
+    """P-DATA-TF in a row: one P-DATA indication, and all their fragments."""
+
+    RUN = octets("04 00 00 00 00 08  00 00 00 04  01 00  AA BB") * 3
+
+    def test_indicated(self) -> None:
+        for state in (State.Sta6, State.Sta7):
+            neighbours = neighbours_in(state)
+            neighbours.provider.bytes_received(self.RUN)
+            self.assertEqual(neighbours.fragments, [(1, 0, b"\xaa\xbb", True)] * 3)
+            self.assertEqual(neighbours.calls.count("data_indication"), 1)
+            self.assertEqual(neighbours.provider.state, state)
+
+    def test_aborted_in_the_indication(self) -> None:
+        """Who aborts then gets none of them."""
+        neighbours = neighbours_in(State.Sta6)
+        neighbours.meanwhile["data_indication"] = lambda: neighbours.provider.abort_request("enough")
+        neighbours.provider.bytes_received(self.RUN)
+        self.assertEqual((neighbours.fragments, neighbours.sent), ([], [abort(0, 0)]))
+
+    def test_unexpected(self) -> None:
+        """Where no P-DATA is due they are one abort, and are passed over."""
+        neighbours = neighbours_in(State.Sta8)
+        neighbours.provider.bytes_received(self.RUN)
+        self.assertEqual((neighbours.fragments, neighbours.sent), ([], [abort(2, 2)]))
+        self.assertEqual(neighbours.provider.state, State.Sta13)
+
+
 class PrimitiveTests(SynchronousTestCase):
+    def test_data_in_parts(self) -> None:
+        """What is encoded in many parts is sent as it is."""
+        neighbours = neighbours_in(State.Sta6)
+        neighbours.provider.data_request([P_DATA_BYTES[:9], memoryview(P_DATA_BYTES)[9:]])
+        self.assertEqual(neighbours.sent, [P_DATA_BYTES.hex(" ")])
+
     def test_misuse_is_ours(self) -> None:
         """A primitive that the state does not allow is a `LocalStateError`, and nothing is sent."""
         cases: list[tuple[State, Callable[[Provider], None], str]] = [
