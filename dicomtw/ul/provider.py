@@ -194,8 +194,7 @@ class Provider:
             self.user.fragment_received(context_id, control_header, data, complete)
 
     def fragments_received(self, context_id: int, fragments: list[memoryview]) -> None:
-        if self.state in _DATA_STATES:
-            self.user.fragments_received(context_id, fragments)
+        self.user.fragments_received(context_id, fragments)  # their P-DATA-TF was wanted a moment ago
 
     def invalid_pdu_received(self, fault: ProtocolError) -> None:
         self.fault = self.fault or str(fault)

@@ -110,7 +110,7 @@ class FragmentTests(SynchronousTestCase):
         self.assertEqual(writer.data_set_pdus(1, b"1234", 0), b"\4\0\0\0\0\x0a\0\0\0\6\1\0021234")
         self.assertEqual(writer.data_set_pdus(5, b"", 8), b"\4\0\0\0\0\6\0\0\0\2\5\2")
 
-    def test_parts(self) -> None:
+    def test_not_put_together(self) -> None:
         """What is not put together is the same when it is."""
         for maximum_length in FRAGMENT_LENGTHS:
             step = writer.fragment_length(maximum_length)
