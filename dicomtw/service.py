@@ -49,6 +49,7 @@ from dicomtw.services.storage import Storage
 from dicomtw.services.verification import Verification
 from dicomtw.storage.bounded import BoundedStore, FreeSpace
 from dicomtw.trail import SILENT, Audit
+from dicomtw.wakeful import stay_awake
 from dicomtw.words import any_may_associate, describe, no_endpoint, warnings_of, why_not
 from dicomtw.workers.crew import Crew
 from dicomtw.workers.factory import SharedFactory
@@ -257,6 +258,7 @@ class DicomService(Service):
         for archive in self._archives.values():
             archive.begin()
         self._start_audit(tells=self._crew is None or self._crew.starts)
+        stay_awake(self._reactor)
 
     def tell_start(self) -> None:
         """Log what the servers are, and what may be wrong with them."""
