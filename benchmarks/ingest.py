@@ -16,7 +16,7 @@ from benchmarks.load import Load
 from benchmarks.pairs import MEASURES, Competitor, Figures, Work, measure, median, ratios
 from benchmarks.servers import NODELAY, Start
 from benchmarks.stock import Storescu
-from benchmarks.targets import FLOOR, ONE_BY_ONE, OURS
+from benchmarks.targets import BARE, FILES, FLOOR, ONE_BY_ONE, OURS
 
 #: Pixel data that makes an object of 9 KB.
 SMALL = 9 * 1024 - 700
@@ -44,6 +44,14 @@ def _receiver(*, sync: bool = False) -> Start:
     return lambda directory: servers.receiver(directory, sync=sync)
 
 
+def _files(*options: str) -> Competitor:
+    return Competitor(lambda directory: servers.dicomtw(directory, *options, files=True))
+
+
+def _bare(*options: str) -> Competitor:
+    return Competitor(lambda directory: servers.bare(directory, *options))
+
+
 def works(scale: float = 1.0) -> list[Work]:
     """All of it, with `scale` times as many objects: fewer for slower servers, so as to take as long."""
 
@@ -53,6 +61,17 @@ def works(scale: float = 1.0) -> list[Work]:
     relaxed, workers = Competitor(_ours(RELAXED)), Competitor(_ours(RELAXED, *WORKERS))
     storescp, forking = Competitor(_storescp()), Competitor(_storescp("--fork"))
     receiver, small, long = Competitor(_receiver()), {"pixels": SMALL}, {"pdu": _LONG_PDU}
+
+    def without_objects(few: Load) -> dict[str, Competitor]:
+        return {
+            OURS: relaxed,
+            "storescp": storescp,
+            "Orthanc": Competitor(_orthanc(sync=False)),
+            "pynetdicom": Competitor(servers.pynetdicom_storescp, few),
+            FLOOR: receiver,
+            BARE: _bare(),
+        }
+
     return [
         Work(
             "ct-16",
@@ -62,6 +81,8 @@ def works(scale: float = 1.0) -> list[Work]:
                 OURS: relaxed,
                 "storescp": storescp,
                 FLOOR: receiver,
+                FILES: _files(RELAXED),
+                BARE: _bare(),
                 "pynetdicom": Competitor(servers.pynetdicom_storescp, load("store", 60)),
             },
         ),
@@ -69,13 +90,26 @@ def works(scale: float = 1.0) -> list[Work]:
             "ct-128",
             "CT, 1 association, PDU 128 KiB, relaxed",
             load("store", 400, **long),
-            {OURS: relaxed, "storescp": Competitor(_storescp("--max-pdu", f"{_LONG_PDU}")), FLOOR: receiver},
+            {
+                OURS: relaxed,
+                "storescp": Competitor(_storescp("--max-pdu", f"{_LONG_PDU}")),
+                FLOOR: receiver,
+                FILES: _files(RELAXED),
+                BARE: _bare(),
+            },
         ),
         Work(
             "ct-4",
             "CT, 4 associations, relaxed, two workers",
             load("store", 150, 4),
-            {OURS: workers, ONE_PROCESS: relaxed, "storescp --fork": forking, FLOOR: receiver},
+            {
+                OURS: workers,
+                ONE_PROCESS: relaxed,
+                "storescp --fork": forking,
+                FLOOR: receiver,
+                FILES: _files(RELAXED, *WORKERS),
+                BARE: _bare(*WORKERS),
+            },
         ),
         Work(
             "ct-strict",
@@ -85,6 +119,7 @@ def works(scale: float = 1.0) -> list[Work]:
                 OURS: Competitor(_ours(_STRICT)),
                 "Orthanc": Competitor(_orthanc(sync=True)),
                 "Orthanc, no sync": Competitor(_orthanc(sync=False)),
+                BARE: _bare("--sync"),
             },
         ),
         Work(
@@ -96,6 +131,8 @@ def works(scale: float = 1.0) -> list[Work]:
                 "storescp": storescp,
                 "Orthanc, no sync": Competitor(_orthanc(sync=False), load("store", 200, **small)),
                 FLOOR: receiver,
+                FILES: _files(RELAXED),
+                BARE: _bare(),
                 "pynetdicom": Competitor(servers.pynetdicom_storescp, load("store", 100, **small)),
             },
         ),
@@ -109,37 +146,26 @@ def works(scale: float = 1.0) -> list[Work]:
                 "storescp --fork": forking,
                 "Orthanc, no sync": Competitor(_orthanc(sync=False), load("store", 60, 4, **small)),
                 FLOOR: receiver,
+                FILES: _files(RELAXED, *WORKERS),
+                BARE: _bare(*WORKERS),
             },
         ),
-        Work(
-            "echo",
-            "C-ECHO, 1 association",
-            load("echo", 3000),
-            {
-                OURS: relaxed,
-                "storescp": storescp,
-                "Orthanc": Competitor(_orthanc(sync=False)),
-                "pynetdicom": Competitor(servers.pynetdicom_storescp, load("echo", 150)),
-                FLOOR: receiver,
-            },
-        ),
+        Work("echo", "C-ECHO, 1 association", load("echo", 3000), without_objects(load("echo", 150))),
         Work(
             "associations",
             "association, C-ECHO and release",
             load("associate", 600),
-            {
-                OURS: relaxed,
-                "storescp": storescp,
-                "Orthanc": Competitor(_orthanc(sync=False)),
-                "pynetdicom": Competitor(servers.pynetdicom_storescp, load("associate", 20)),
-                FLOOR: receiver,
-            },
+            without_objects(load("associate", 20)),
         ),
         Work(
             "tls-1",
             "CT over TLS, 1 association, relaxed",
             load("store", 300, tls=True),
-            {OURS: Competitor(_ours(RELAXED, "--tls")), "storescp +tls": Competitor(_storescp(tls=True))},
+            {
+                OURS: Competitor(_ours(RELAXED, "--tls")),
+                "storescp +tls": Competitor(_storescp(tls=True)),
+                BARE: _bare("--tls"),
+            },
         ),
         Work(
             "tls-4",
@@ -149,6 +175,7 @@ def works(scale: float = 1.0) -> list[Work]:
                 OURS: Competitor(_ours(RELAXED, "--tls", *WORKERS)),
                 ONE_PROCESS: Competitor(_ours(RELAXED, "--tls")),
                 "storescp +tls --fork": Competitor(_storescp("--fork", tls=True)),
+                BARE: _bare("--tls", *WORKERS),
             },
         ),
         Work(
@@ -164,6 +191,7 @@ def works(scale: float = 1.0) -> list[Work]:
             {
                 OURS: Competitor(_ours(_STRICT)),
                 f"{FLOOR}, fdatasync": Competitor(_receiver(sync=True)),
+                BARE: _bare("--sync"),
                 ONE_BY_ONE: Competitor(_ours(_STRICT), load("store", 60)),
             },
             on_disk=True,
@@ -175,6 +203,7 @@ def works(scale: float = 1.0) -> list[Work]:
             {
                 OURS: Competitor(_ours(_STRICT)),
                 f"{FLOOR}, fdatasync": Competitor(_receiver(sync=True)),
+                BARE: _bare("--sync"),
                 "Orthanc": Competitor(_orthanc(sync=True)),
                 "Orthanc, no sync": Competitor(_orthanc(sync=False)),
             },

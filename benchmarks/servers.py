@@ -26,6 +26,7 @@ __all__ = [
     "ORTHANC",
     "Running",
     "Start",
+    "bare",
     "dcmqrscp",
     "dicomtw",
     "free_port",
@@ -78,16 +79,13 @@ def missing(peer: str) -> str | None:
 
 
 @contextmanager
-def dicomtw(directory: Path, *options: str) -> Iterator[Running]:
-    """Our server, storing below ``directory/store``. It cannot be without its index."""
+def dicomtw(directory: Path, *options: str, files: bool = False) -> Iterator[Running]:
+    """Our server, storing below ``directory/store``: with its index, or `files` alone (files.py)."""
     port = free_port()
+    twistd = ("-c", "from twisted.scripts.twistd import run; run()", "-n", "--pidfile=", "dicom")
     command = [
         sys.executable,
-        "-c",
-        "from twisted.scripts.twistd import run; run()",
-        "-n",
-        "--pidfile=",
-        "dicom",
+        *(("-m", "benchmarks.files") if files else twistd),
         f"--port={port}",
         "--interface=127.0.0.1",
         "--aet=PMOD",
@@ -217,4 +215,14 @@ def receiver(directory: Path, *, sync: bool = False) -> Iterator[Running]:
     (directory / "store").mkdir()
     command = [str(binary), str(port), "store", *(["sync"] if sync else [])]
     with running("receiver", command, port, directory) as server:
+        yield server
+
+
+@contextmanager
+def bare(directory: Path, *options: str) -> Iterator[Running]:
+    """The floor of Python (bare.py): the same on Twisted."""
+    port = free_port()
+    (directory / "store").mkdir()
+    command = [sys.executable, "-m", "benchmarks.bare", str(port), "store", *options]
+    with running("bare", command, port, directory, {"PYTHONPATH": str(_HERE.parent)}) as server:
         yield server

@@ -11,6 +11,10 @@ import attrs
 from benchmarks.pairs import Figures, ratios
 
 OURS, FLOOR = "dicomtw", "bare C receiver"
+#: The least that Python and Twisted can do.
+BARE = "bare Twisted receiver"
+#: Our own server with a store that only writes files, as most peers' do.
+FILES = "dicomtw, files alone"
 ONE_BY_ONE = "dicomtw, one by one"
 
 
