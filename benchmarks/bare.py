@@ -63,7 +63,7 @@ class Receiver(Protocol):
 
     def connectionMade(self) -> None:
         self.transport.setTcpNoDelay(True)
-        connection = getattr(self.transport, "socket", None)
+        connection = None if self.factory.has_tls else self.transport.socket
         self._write = self.transport.write if connection is None else connection.send
         if connection is not None:
             self.transport.bufferSize = READ
@@ -138,8 +138,9 @@ class Receivers(Factory):
     noisy = False
     protocol = Receiver  # type: ignore[assignment]
 
-    def __init__(self, directory: Path, syncs: bool) -> None:
+    def __init__(self, directory: Path, syncs: bool, has_tls: bool) -> None:
         self.syncs = syncs
+        self.has_tls = has_tls
         self.directory = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
         self._beginning = f"{directory}/{os.getpid()}."
         self._numbers = itertools.count()
@@ -171,7 +172,7 @@ def main() -> None:
     from twisted.internet import reactor as found
 
     reactor: Any = found
-    factory: Any = Receivers(arguments.directory, arguments.sync)
+    factory: Any = Receivers(arguments.directory, arguments.sync, arguments.tls)
     if arguments.tls:
         from twisted.internet.ssl import DefaultOpenSSLContextFactory
         from twisted.protocols.tls import TLSMemoryBIOFactory
