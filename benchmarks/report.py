@@ -9,7 +9,17 @@ from string import Template
 from typing import Any
 
 from benchmarks.pairs import Figures, median
-from benchmarks.targets import LIMITS, OURS, Verdict, against, verdicts
+from benchmarks.targets import (
+    BARE,
+    FILES,
+    LIMITS,
+    ONE_BY_ONE,
+    OURS,
+    TARGETS,
+    Verdict,
+    against,
+    verdicts,
+)
 
 _HERE = Path(__file__).resolve().parent
 TEMPLATE = _HERE / "performance.template.md"
@@ -26,6 +36,7 @@ def render(results: dict[str, Any], template: str) -> str:
         "run": _run(results["run"]),
         "rounds": str(results["run"]["rounds_of_curves"]),
         "targets": table(("work", "ours", "peer", "its", "ratio", "target", ""), _targets(results)),
+        "floors": table(("work", "peer", "target", OURS, FILES, BARE), _floors(results)),
         "works": "\n\n".join(_work(work) for work in results["works"].values()),
         "memory": _memory(results["memory"]),
         **{f"curve_{name}": _curve(curve) for name, curve in results["curves"].items()},
@@ -87,6 +98,17 @@ def _verdict(verdict: Verdict) -> Sequence[str]:
         f"{target.least:g}",
         "holds" if verdict.holds else "**falls short**",
     )
+
+
+def _floors(results: dict[str, Any]) -> Iterator[Sequence[str]]:
+    """How many times as much as a peer does we do, our protocol alone, and Twisted alone."""
+    for target in TARGETS:
+        figures = results["works"].get(target.work, {"figures": {}})["figures"]
+        if BARE not in figures or target.peer == ONE_BY_ONE:
+            continue
+        each = (against(figures, target.peer, target.key, server) for server in (OURS, FILES, BARE))
+        shown = (f"{statistics.median(one):.2f}" if one else "" for one in each)
+        yield results["works"][target.work]["name"], target.peer, f"{target.least:g}", *shown
 
 
 def _kib(kib: float) -> str:

@@ -87,12 +87,12 @@ class Verdict:
         return self.ratio >= self.target.least
 
 
-def against(figures: dict[str, Figures], peer: str, key: str = "rate") -> list[float]:
-    """How many times better we are than a peer, in each round; nothing if one of us has no figures."""
-    if "ratio" in figures.get(peer, {}):
+def against(figures: dict[str, Figures], peer: str, key: str = "rate", server: str = OURS) -> list[float]:
+    """How many times better `server` is than a peer, in each round; nothing if one of them has no figures."""
+    if server == OURS and "ratio" in figures.get(peer, {}):
         given: list[float] = figures[peer]["ratio"]
         return given
-    ours, theirs = (figures.get(name, {}).get(key, ()) for name in (OURS, peer))
+    ours, theirs = (figures.get(name, {}).get(key, ()) for name in (server, peer))
     return ratios(ours, theirs, less_is_better=key != "rate")
 
 

@@ -146,8 +146,7 @@ class Association:
         self._queue = OperationQueue(self, performed)
         self._requests.window = invoked
         self._reader = MessageReader(self.accepted, self)
-        send = self.provider.data_request
-        self._outbox = Outbox(send, peer_maximum_length, self._disk, send)
+        self._outbox = Outbox(self.provider.data_request, peer_maximum_length, self._disk)
         self._shell.associated()
 
     def _scu_of(self, sop_class_uid: str) -> bool:
@@ -167,13 +166,12 @@ class Association:
         self, context_id: int, control_header: int, data: memoryview, complete: bool
     ) -> None:
         assert self._reader is not None
-        if not control_header & COMMAND or not self._requests.outstanding:
+        if control_header & COMMAND and not self._requests.outstanding:
             self.progress += len(data)
         self._reader.fragment_received(context_id, control_header, data, complete)
 
     def fragments_received(self, context_id: int, fragments: list[memoryview]) -> None:
         assert self._reader is not None
-        self.progress += sum(map(len, fragments))
         self._reader.fragments_received(context_id, fragments)
 
     def chunk_ended(self) -> None:
@@ -251,6 +249,7 @@ class Association:
         length = sum(map(len, fragments))
         if not length:
             return
+        self.progress += length
         self.data_set_bytes += length
         self._length += length
         if 0 < self.maximum_data_set < self._length:

@@ -317,7 +317,7 @@ class AssociationAudit:
         audit, request = self._audit, operation.request
         if refusal is not None:
             if refusal.status in _BY_ACCESS:
-                why = f"{request.message_type.name.removesuffix('-RQ')} refused: {refusal.comment}"
+                why = f"{request.message_type.operation} refused: {refusal.comment}"
                 kind = events.USE_OF_RESTRICTED_FUNCTION
                 audit.alert(kind, why, self._party, Outcome.SERIOUS_FAILURE)
         elif request.message_type is C_FIND_RQ:

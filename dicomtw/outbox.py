@@ -22,19 +22,13 @@ ROOM = 1 << 18
 class Outbox:
     """What one association sends: small messages at once, data sets from files as the peer takes them.
 
-    `write` sends encoded P-DATA-TF PDUs, of `maximum_length` at most, and `write_parts` such that are to be
-    put together, which by default they are here.
+    `write` sends encoded P-DATA-TF PDUs, of `maximum_length` at most, be they in one piece or in many.
     """
 
     def __init__(
-        self,
-        write: Callable[[bytes], None],
-        maximum_length: int,
-        disk: Disk,
-        write_parts: Callable[[list[bytes | memoryview]], None] | None = None,
+        self, write: Callable[[bytes | list[bytes | memoryview]], None], maximum_length: int, disk: Disk
     ) -> None:
         self._write = write
-        self._write_parts = write_parts or (lambda parts: self._write(b"".join(parts)))
         self._maximum_length = maximum_length
         self._disk = disk
         #: A data set is under way; after it, what waits follows: encoded messages, and turns to send another.
@@ -126,7 +120,7 @@ class Outbox:
             if self._lost is not None:
                 raise self._lost
             parts = writer.data_set_parts(context_id, block, self._maximum_length, last=last)
-            self._write_parts([*begun, *parts])
+            self._write([*begun, *parts])
             self._mid_message = not last
             size += len(block)
             begun, block = [], following

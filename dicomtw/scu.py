@@ -203,7 +203,7 @@ class SCU:
         async def perform() -> tuple[Response, Any]:
             request = await self._invoke(sop_class_uid, message_type, data_set, **elements)
             answer = await request.answer()
-            response = checked(message_type.name.removesuffix("-RQ"), response_of(answer))
+            response = checked(message_type.operation, response_of(answer))
             return response, data_set_of(request, answer)
 
         return Deferred.fromCoroutine(perform())
@@ -213,7 +213,7 @@ class SCU:
     def _perform(self, sop_class_uid: str, message_type: MessageType, **elements: Any) -> Deferred[Response]:
         async def perform() -> Response:
             request = await self._invoke(sop_class_uid, message_type, None, **elements)
-            return checked(message_type.name.removesuffix("-RQ"), response_of(await request.answer()))
+            return checked(message_type.operation, response_of(await request.answer()))
 
         return Deferred.fromCoroutine(perform())
 
@@ -253,7 +253,7 @@ class SCU:
                 self.association.cancel(request)
                 request.close()
             if category is status.Category.FAILURE:
-                name, comment = message_type.name.removesuffix("-RQ"), response_of(answer).comment
+                name, comment = message_type.operation, response_of(answer).comment
                 raise OperationFailed(name, retrieval.status, comment, retrieval)
             return retrieval
 

@@ -2,7 +2,7 @@
 
 Who sends an object sends the next one when it has the response, some microseconds later. To sleep meanwhile,
 and to be woken up, takes longer than that, and costs either side about as much processor time as it saves:
-a processor is halted and started again, which under a hypervisor is dear. A C-ECHO takes a quarter less.
+a processor is halted and started again, which under a hypervisor is dear (docs/performance.md).
 """
 
 from __future__ import annotations

@@ -51,9 +51,10 @@ class Receiver:
         self._command: Command
         self._data_set = bytearray()
 
-    def write(self, data: bytes) -> None:
-        self.writes.append(len(data))
-        self._framer.receive(data)
+    def write(self, data: bytes | list[bytes | memoryview]) -> None:
+        whole = data if isinstance(data, bytes) else b"".join(data)
+        self.writes.append(len(whole))
+        self._framer.receive(whole)
 
     @property
     def odd_lengths(self) -> bool:

@@ -147,9 +147,8 @@ def _tls(arguments: Namespace, remote: Remote) -> TLS | None:
         verify = not arguments.tls_no_verify
         tls = attrs.evolve(tls, ca=arguments.tls_ca or tls.ca, crl=None, pins=(), verify=verify)
     if arguments.tls_cert:
-        tls = attrs.evolve(
-            tls, cert=arguments.tls_cert, key=None
-        )  # a key is of use with its certificate only
+        # Without the key of the settings, which is of use with its own certificate only.
+        tls = attrs.evolve(tls, cert=arguments.tls_cert, key=None)
     if arguments.tls_key:
         tls = attrs.evolve(tls, key=arguments.tls_key)
     try:  # before anything is connected

@@ -169,17 +169,17 @@ def decode_values(data: bytes) -> dict[int, Any]:
     """
     values: dict[int, Any] = {}
     at, end, previous = 0, len(data), -1
-    unpack_header = _ELEMENT_HEADER.unpack_from
+    unpack_header, header_size = _ELEMENT_HEADER.unpack_from, _ELEMENT_HEADER.size
     stated_end = end
-    if len(data) >= _GROUP_LENGTH.size and data[:8] == _BEGINNING:
+    if len(data) >= _GROUP_LENGTH.size and data.startswith(_BEGINNING):
         stated_end = _GROUP_LENGTH.size + int.from_bytes(data[8:12], "little")
     while at < end:
-        if end - at < 8:
+        if end - at < header_size:
             raise ProtocolError(f"command set ends with {end - at} bytes too few for an element")
         group, number, length = unpack_header(data, at)
         if group != 0 and at == stated_end and values.get(_COMMAND_FIELD, 0) & 0x8000:
             break
-        at += 8
+        at += header_size
         if group != 0:
             raise ProtocolError(f"element ({group:04X},{number:04X}) in a command set")
         if number <= previous:
