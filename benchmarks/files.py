@@ -1,4 +1,4 @@
-"""Our server with a store that does what `storescp` does with an object, and no more: it writes a file.
+"""Our server with a store that leaves what `storescp` leaves of an object, and no more: it writes a file.
 
 There is no index, no journal, and no look at what is in a data set; an object that comes again replaces what
 was there. What it takes less than the server as it comes is the price of the archive.
@@ -53,6 +53,8 @@ class File:
         self._beginning = []
 
     def commit(self, may_block: bool = True) -> None:
+        if self._fd < 0:
+            self.write([])  # there is no data set
         fd, self._fd = self._fd, -1
         os.close(fd)
 

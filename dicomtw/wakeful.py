@@ -1,8 +1,8 @@
 """A process that has just had work stays awake for a moment.
 
 Who sends an object sends the next one when it has the response, some microseconds later. To sleep meanwhile,
-and to be woken up, takes longer than that, and costs either side about as much processor time as it saves:
-a processor is halted and started again, which under a hypervisor is dear (docs/performance.md).
+and to be woken up, takes longer than that: a processor is halted and started again, which under a hypervisor
+is dear.
 """
 
 from __future__ import annotations
@@ -39,11 +39,13 @@ class WakefulPoller:
                 if ready:
                     return ready
         ready = self._poll(timeout, maxevents)
-        self._was_ready = bool(ready)
+        # A look at once, for a call is due, says nothing of what comes after it.
+        self._was_ready = bool(ready) or (self._was_ready and 0 <= timeout <= VIGIL)
         return ready
 
 
 def stay_awake(reactor: object) -> None:
-    """Have the epoll reactor of this process do so; others sleep as they do."""
-    if isinstance(reactor, EPollReactor) and not isinstance(reactor._poller, WakefulPoller):
-        reactor._poller = WakefulPoller(reactor._poller)
+    """Have the epoll reactor of this process do so, for as long as it runs; others sleep as they do."""
+    poller = getattr(reactor, "_poller", None)
+    if isinstance(reactor, EPollReactor) and isinstance(poller, select.epoll):
+        reactor._poller = WakefulPoller(poller)

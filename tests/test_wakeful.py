@@ -6,6 +6,7 @@ import select
 import socket
 
 from twisted.internet.epollreactor import EPollReactor
+from twisted.internet.testing import MemoryReactor
 from twisted.trial.unittest import SynchronousTestCase
 
 from dicomtw.wakeful import VIGIL, WakefulPoller, stay_awake
@@ -78,6 +79,13 @@ class WakefulPollerTest(SynchronousTestCase):
         wakeful.poll(0, 3)
         self.assertEqual(poller.timeouts, [5.0, 0])
 
+    def test_a_call_that_is_due_does_not_send_it_to_sleep(self) -> None:
+        poller, wakeful = poller_of(READY, NOTHING, NOTHING, READY)
+        wakeful.poll(5.0, 3)
+        self.assertEqual(wakeful.poll(0, 3), NOTHING)
+        self.assertEqual(wakeful.poll(5.0, 3), READY)
+        self.assertEqual(poller.timeouts, [5.0, 0, 0, 0])
+
 
 class StayAwakeTest(SynchronousTestCase):
     def test_a_reactor_reads_and_writes_as_before(self) -> None:
@@ -99,6 +107,27 @@ class StayAwakeTest(SynchronousTestCase):
         self.assertEqual(poller.poll(0.001, 2), NOTHING)
         poller.unregister(ours.fileno())
 
-    def test_other_reactors_sleep_as_they_do(self) -> None:
-        reactor = object()
+    def test_timers_threads_and_the_end_are_as_before(self) -> None:
+        reactor = EPollReactor()
         stay_awake(reactor)
+        self.addCleanup(reactor._poller.close)
+        seen: list[str] = []
+
+        def begin() -> None:
+            reactor.callLater(0, seen.append, "at once")
+            reactor.callLater(0.001, seen.append, "later")
+            reactor.callInThread(reactor.callFromThread, in_thread)
+
+        def in_thread() -> None:
+            seen.append("of a thread")
+            reactor.callLater(0.002, reactor.stop)
+
+        reactor.callWhenRunning(begin)
+        reactor.run(installSignalHandlers=False)
+        self.assertEqual(sorted(seen), ["at once", "later", "of a thread"])
+
+    def test_other_reactors_sleep_as_they_do(self) -> None:
+        reactor = MemoryReactor()
+        before = dict(vars(reactor))
+        stay_awake(reactor)
+        self.assertEqual(vars(reactor), before)
