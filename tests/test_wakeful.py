@@ -6,7 +6,9 @@ import select
 import socket
 
 from twisted.internet.epollreactor import EPollReactor
+from twisted.internet.error import ConnectionDone
 from twisted.internet.testing import MemoryReactor
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from dicomtw.wakeful import VIGIL, WakefulPoller, stay_awake
@@ -88,10 +90,16 @@ class WakefulPollerTest(SynchronousTestCase):
 
 
 class StayAwakeTest(SynchronousTestCase):
-    def test_a_reactor_reads_and_writes_as_before(self) -> None:
+    def reactor(self) -> EPollReactor:
+        """One of its own that stays awake."""
         reactor = EPollReactor()
-        self.addCleanup(lambda: [reactor._poller.close(), reactor.waker.connectionLost(None)])
+        waker = reactor.waker
         stay_awake(reactor)
+        self.addCleanup(lambda: [reactor._poller.close(), waker.connectionLost(Failure(ConnectionDone()))])
+        return reactor
+
+    def test_a_reactor_reads_and_writes_as_before(self) -> None:
+        reactor = self.reactor()
         stay_awake(reactor)  # a service that is started again
         poller = reactor._poller
         ours, theirs = socket.socketpair()
@@ -108,9 +116,7 @@ class StayAwakeTest(SynchronousTestCase):
         poller.unregister(ours.fileno())
 
     def test_timers_threads_and_the_end_are_as_before(self) -> None:
-        reactor = EPollReactor()
-        stay_awake(reactor)
-        self.addCleanup(reactor._poller.close)
+        reactor = self.reactor()
         seen: list[str] = []
 
         def begin() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import selectors
 import signal
@@ -120,6 +121,7 @@ class SupervisorTests(SynchronousTestCase):
     def test_no_process(self) -> None:
         """Where there is no memory for another process, or no descriptor, it is tried again later."""
         self.patch(os, "fork", Mock(side_effect=OSError(errno.ENOMEM, "Cannot allocate memory")))
+        gc.collect()  # what other tests have left is not to go meanwhile
         before = len(os.listdir("/proc/self/fd"))
         for number in range(2 * MAXIMUM_FAILURES):
             self.assertFalse(self.made._fork(1))
