@@ -2,7 +2,8 @@
 
 ``receiver.c`` once more, as a protocol of Twisted's: it is no DICOM server either, and knows the load
 generator's proposals alone. It checks nothing, keeps no index, no log and no journal, and answers with bytes
-prepared beforehand. What a server on Twisted can do about its peers it cannot do better than this.
+prepared beforehand. Over TLS it has Twisted's own transport, and what it forces out it does in Twisted's
+threads, one file after the other: a mark to compare with, and no proof.
 
 Usage: python -m benchmarks.bare PORT DIRECTORY [--sync] [--tls] [--workers N]
 """
@@ -16,7 +17,7 @@ import signal
 import socket
 from pathlib import Path
 from struct import Struct
-from typing import Any, Final
+from typing import Any
 
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.threads import deferToThread
@@ -24,15 +25,13 @@ from twisted.internet.threads import deferToThread
 from dicomtw.dimse.messages import C_ECHO_RSP, C_STORE_RSP
 from dicomtw.dimse.writer import command_pdus
 from dicomtw.security.self_signed import make_self_signed
-from dicomtw.transports import READ
+from dicomtw.tls_listening import BACKLOG
+from dicomtw.transports import read_much
 from dicomtw.ul.items import ContextResult, MaximumLength, PresentationContextAC, UserInformation
-from dicomtw.ul.pdu import A_ASSOCIATE_AC, A_RELEASE_RP
+from dicomtw.ul.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RQ, A_RELEASE_RP, COMMAND, LAST, P_DATA_TF
 from dicomtw.wakeful import stay_awake
 
-_A_ASSOCIATE_RQ, _P_DATA_TF, _A_RELEASE_RQ = 1, 4, 5
-_COMMAND, _LAST = 1, 2
 _LENGTH = Struct(">L")
-_BACKLOG: Final = 1024
 _FIXED = 74  # bytes of an A-ASSOCIATE PDU before its items (PS3.8 9.3.2)
 _ITEMS = A_ASSOCIATE_AC(
     "PMOD",
@@ -66,7 +65,7 @@ class Receiver(Protocol):
         connection = None if self.factory.has_tls else self.transport.socket
         self._write = self.transport.write if connection is None else connection.send
         if connection is not None:
-            self.transport.bufferSize = READ
+            read_much(self.transport)
 
     def dataReceived(self, data: bytes) -> None:
         if self._rest:
@@ -89,20 +88,20 @@ class Receiver(Protocol):
             if end - at < 10:
                 break
             kind, length = data[at], _LENGTH.unpack_from(data, at + 2)[0]
-            if kind == _P_DATA_TF and end - at >= 12 and not data[at + 11] & _COMMAND:
+            if kind == P_DATA_TF.pdu_type and end - at >= 12 and not data[at + 11] & COMMAND:
                 if self._file < 0:
                     self._begin()
-                self._is_last = bool(data[at + 11] & _LAST)
+                self._is_last = bool(data[at + 11] & LAST)
                 self._left = length - 6  # one fragment in each PDU, as load.py sends
                 at += 12
                 continue
             if end - at < 6 + length:
                 break
-            if kind == _P_DATA_TF:
+            if kind == P_DATA_TF.pdu_type:
                 # Behind group length, Affected SOP Class UID, and the header of Command Field.
                 if data[at + 40 + data[at + 28]] == 0x30:
                     self._write(_ECHOED)
-            elif kind == _A_ASSOCIATE_RQ:
+            elif kind == A_ASSOCIATE_RQ.pdu_type:
                 self._write(_ACCEPTANCE + data[at + 6 : at + _FIXED] + _ITEMS)
             else:
                 self._write(_RELEASED)
@@ -159,7 +158,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1)
     arguments = parser.parse_args()
     certificate, key = make_self_signed(arguments.directory) if arguments.tls else (None, None)
-    listening = socket.create_server(("127.0.0.1", arguments.port), backlog=_BACKLOG)
+    listening = socket.create_server(("127.0.0.1", arguments.port), backlog=BACKLOG)
     listening.setblocking(False)
     children: list[int] = []
     for _ in range(arguments.workers - 1):

@@ -32,7 +32,8 @@ class WakefulPoller:
 
     def poll(self, timeout: float, maxevents: int) -> list[tuple[int, int]]:
         """As `select.epoll.poll`."""
-        if self._was_ready and not 0 <= timeout <= VIGIL:
+        is_due = 0 <= timeout <= VIGIL
+        if self._was_ready and not is_due:
             end = self._now() + VIGIL
             while self._now() < end:
                 ready = self._poll(0, maxevents)
@@ -40,7 +41,7 @@ class WakefulPoller:
                     return ready
         ready = self._poll(timeout, maxevents)
         # A look at once, for a call is due, says nothing of what comes after it.
-        self._was_ready = bool(ready) or (self._was_ready and 0 <= timeout <= VIGIL)
+        self._was_ready = bool(ready) or (self._was_ready and is_due)
         return ready
 
 
