@@ -246,6 +246,9 @@ class DicomService(Service):
             self.give_up(str(error))
         self._fit_limits(_raise_descriptor_limit())
         if self._crew is None:
+            # Already now: who is told that we have started may stop us before the reactor runs, which has
+            # handlers of its own then.
+            self._catch_signals(self._terminate)
             self.tell_start()
             self._reactor.callWhenRunning(self._catch_signals, self._terminate)
         elif self._crew.run(_Turns(self, self._process, self._reactor), hang_up=self._heeds_hang_up()):

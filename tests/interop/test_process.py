@@ -665,6 +665,15 @@ class StopTests(CasesTestCase):
         server.signal(signal.SIGINT)
         self.assertEqual(server.wait(5), 0)
 
+    def test_while_it_starts(self) -> None:
+        """Who stops it as soon as it says that it is there does not find it half started."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            with self.case(number.name):
+                server = Twistd(self)
+                server.signal(number)
+                self.assertIn(server.wait(5), (0, -number))  # Twisted's own handlers tell the parent so
+                self.assertIn("Server Shut Down", server.log)
+
     def test_half_close(self) -> None:
         """A peer that shuts down its sending side after a C-STORE still gets the answer."""
         server = Twistd(self)
@@ -679,6 +688,10 @@ class StopTests(CasesTestCase):
     def test_out_of_descriptors(self) -> None:
         """When no connection can be accepted the server waits, and serves again when it can."""
         server = Twistd(self)
+        with Scu(server.address) as scu:  # the reactor runs, and has the descriptors that it needs
+            scu.associate(CT_IMPLICIT)
+            scu.release()
+        server.wait_for_summaries(1)
         before = resource.prlimit(server.pid, resource.RLIMIT_NOFILE)
         resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (server.fds, before[1]))
         with Scu(server.address) as scu:
