@@ -26,6 +26,7 @@ from dicomtw.storage import Store
 from dicomtw.storage.directory import DirectoryStore, Durability, OnDuplicate
 from dicomtw.storage.index.attributes import Attributes
 from dicomtw.storage.index.database import FILE_NAME, INDEX, Index
+from dicomtw.storage.index.process import IndexProcess
 from dicomtw.storage.index.rebuild import Rebuilt, is_study, rebuild
 from dicomtw.storage.lock_file import LockFile
 from dicomtw.storage.stored import Stored
@@ -39,6 +40,8 @@ _DISK_THREADS = 16
 _QUERY_THREADS = 8
 #: When the index could not be filled, the next try is so much later, in seconds.
 _NEXT_TRY = 60.0
+#: A process that has had nothing to enter for so long, in seconds, is let go.
+_REST = 60.0
 #: What other processes have acknowledged is waited for so long, and looked for so often, in seconds.
 _PATIENCE = 10.0
 _LOOK = 0.002
@@ -73,11 +76,24 @@ class Archive:
 
         in_disk_thread, in_query_thread, in_commit_thread, in_index_thread = map(in_pool, self.pools)
         self.disk = Disk(in_disk_thread, in_query_thread, in_commit_thread)
+        self._in_index_thread = in_index_thread
 
         def entering(function: Callable[[], T]) -> Deferred[T]:
-            return in_index_thread(function).addBoth(self._look_after)
+            return in_index_thread(function).addBoth(self._look_after).addBoth(self._let_go_later)
 
-        self._indexing = IndexWriter(self.index, entering, self._files, clock=reactor, progress=progress)
+        #: None where several processes receive, which leave no processor to one more, and where threads wait
+        #: for the index anyhow.
+        self._process = (
+            IndexProcess(root, server.index_attribute) if progress is None and not strict else None
+        )
+        self._indexing = IndexWriter(
+            self.index,
+            entering,
+            self._files,
+            clock=reactor,
+            progress=progress,
+            elsewhere=self._process.enter if self._process is not None else None,
+        )
         #: Where sinks are opened. When a strict one has committed an object, it has entered it, too.
         self.store: Store = EnteringStore(self._files, Together(self._put).enter) if strict else self._files
         self._store_enters = strict
@@ -87,6 +103,8 @@ class Archive:
         self._filled = ""  # how far
         self._next_try: IDelayedCall | None = None
         self._closing = False
+        #: When the process is let go.
+        self._rest: IDelayedCall | None = None
 
     def prepare(self) -> int:
         """Make what is missing, and enter into the index what earlier runs did not come to.
@@ -197,6 +215,15 @@ class Archive:
         )
         self._next_try = self._reactor.callLater(_NEXT_TRY, self._fill)
 
+    def _let_go_later(self, result: T) -> T:
+        """Let the process go that enters objects if this was the last of them for a while."""
+        process = self._process
+        if self._rest is not None and self._rest.active():
+            self._rest.reset(_REST)
+        elif process is not None and process.is_there and not self._closing:
+            self._rest = self._reactor.callLater(_REST, self._in_index_thread, process.close)
+        return result
+
     # -- services.storage.Indexing, services.query.Settled
 
     def add(self, stored: Stored) -> Deferred[None]:
@@ -244,6 +271,8 @@ class Archive:
         if self._next_try is not None:
             self._next_try.cancel()
             self._next_try = None
+        if self._rest is not None and self._rest.active():
+            self._rest.cancel()
 
         def stop(_: object) -> Deferred[None]:
             return deferToThread(self._stop_threads)
@@ -258,3 +287,5 @@ class Archive:
         for pool in self.pools:
             if pool.started:
                 pool.stop()
+        if self._process is not None:
+            self._process.close()

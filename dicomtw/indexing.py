@@ -15,8 +15,8 @@ from twisted.python.failure import Failure
 from dicomtw.dimse import status
 from dicomtw.errors import DimseError, IndexFault
 from dicomtw.feed import InThread
-from dicomtw.storage.index.attributes import Attributes
-from dicomtw.storage.index.record import Record, record_of
+from dicomtw.storage.index.entering import Index, enter, record
+from dicomtw.storage.index.record import Record
 from dicomtw.storage.stored import Stored
 
 _log = Logger()
@@ -31,17 +31,6 @@ RETRY: Final = 5.0
 
 #: Entered in one transaction at the start.
 _BATCH: Final = 500
-
-
-class Index(Protocol):
-    """What objects are entered into: `storage.index.database.Index`."""
-
-    @property
-    def attributes(self) -> Attributes:
-        """What is kept of each."""
-
-    def put(self, records: Sequence[Record]) -> None:
-        """Enter objects in one transaction. Raises `IndexFault`."""
 
 
 class Progress(Protocol):
@@ -75,7 +64,7 @@ def catch_up(store: Notes, index: Index) -> int:
     count, unsettled = 0, store.unsettled()
     while batch := list(itertools.islice(unsettled, _BATCH)):
         try:
-            _enter(index, store.settled, batch, [_record(index, stored) for stored in batch])
+            enter(index, store.settled, batch, [record(index, stored) for stored in batch])
             count += len(batch)
         except IndexFault:
             raise
@@ -86,36 +75,13 @@ def catch_up(store: Notes, index: Index) -> int:
 
 def _caught_up(store: Notes, index: Index, stored: Stored) -> bool:
     try:
-        _enter(index, store.settled, [stored], [_record(index, stored)])
+        enter(index, store.settled, [stored], [record(index, stored)])
     except IndexFault:
         raise
     except Exception:
         _log.failure("bug in the index: {uid} is not entered", uid=stored.sop_instance_uid)
         return False
     return True
-
-
-def _record(index: Index, stored: Stored) -> Record:
-    return record_of(
-        stored.found,
-        stored.transfer_syntax_uid,
-        study=stored.study,
-        series=stored.series,
-        sop_instance_uid=stored.sop_instance_uid,
-        mtime_ns=stored.mtime_ns,
-        attributes=index.attributes,
-    )
-
-
-def _enter(
-    index: Index,
-    settled: Callable[[Sequence[Stored]], Sequence[Stored]],
-    batch: Sequence[Stored],
-    records: Sequence[Record],
-) -> None:
-    index.put(records)
-    while batch := settled(batch):
-        index.put([_record(index, stored) for stored in batch])
 
 
 @attrs.define(eq=False)
@@ -159,12 +125,15 @@ class IndexWriter:
         *,
         clock: IReactorTime,
         progress: Progress | None = None,
+        elsewhere: Callable[[Sequence[Stored]], bool] | None = None,
     ) -> None:
         self._index = index
         self._in_thread = in_thread
         self._store = store
         self._clock = clock
         self._progress = progress
+        #: Enters objects in another process, or says that it has not.
+        self._elsewhere = elsewhere
         self._queue: list[_Entry] = []
         self._writing = False
         self._closed = False
@@ -278,15 +247,15 @@ class IndexWriter:
         return failures
 
     def _enter(self, entries: list[_Entry]) -> None:
-        stored, records = [], []
-        for entry in entries:
-            if entry.stored is None:
-                continue
+        batch = [entry.stored for entry in entries if entry.stored is not None]
+        if self._elsewhere is not None and self._elsewhere(batch):
+            return
+        records = []
+        for entry, stored in zip(entries, batch, strict=True):
             if entry.record is None:
-                entry.record = _record(self._index, entry.stored)
-            stored.append(entry.stored)
+                entry.record = record(self._index, stored)
             records.append(entry.record)
-        _enter(self._index, self._store.settled, stored, records)
+        enter(self._index, self._store.settled, batch, records)
 
     def _look_at(self, failures: dict[_Entry, Failure], batch: list[_Entry]) -> IndexFault | None:
         """Tell the log what became of a transaction; the fault of the index, if it has failed."""

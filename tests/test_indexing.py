@@ -359,13 +359,13 @@ class RelaxedTests(WriterTestCase):
     def test_decoded_once(self) -> None:
         """Records are made in the thread, and once, however often they are tried."""
         made: list[Stored] = []
-        real = indexing._record
+        real = indexing.record
 
         def noting(index: Any, one: Stored) -> Record:
             made.append(one)
             return real(index, one)
 
-        self.patch(indexing, "_record", noting)
+        self.patch(indexing, "record", noting)
         self.index.fault = LOCKED
         self.add("1.1")
         self.clock.advance(GATHER)
@@ -420,7 +420,7 @@ class RelaxedTests(WriterTestCase):
 
     def test_many(self) -> None:
         """Ten thousand objects wait without anybody noticing, and go in one transaction."""
-        self.patch(indexing, "_record", lambda _, one: Record("1", "1", one.sop_instance_uid, "", "", 1, {}))
+        self.patch(indexing, "record", lambda _, one: Record("1", "1", one.sop_instance_uid, "", "", 1, {}))
         for number in range(10_000):
             self.successResultOf(self.writer.add(stored(f"1.{number}")))
         self.assertNoResult(self.writer.add(stored("1.2.3")))

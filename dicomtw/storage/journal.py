@@ -67,11 +67,12 @@ class Journal:
                 continue
             if path.is_dir():
                 continue  # somebody else's
-            if self._notes and (path.suffix == _NOTE or path.stat(follow_symlinks=False).st_nlink > 1):
-                notes.append(path)
-            else:
-                path.unlink()
-                removed += 1
+            with contextlib.suppress(FileNotFoundError):  # an earlier run's process has entered just this
+                if self._notes and (path.suffix == _NOTE or path.stat(follow_symlinks=False).st_nlink > 1):
+                    notes.append(path)
+                else:
+                    path.unlink()
+                    removed += 1
         return removed, notes
 
     def temporary_file(self) -> tuple[int, str]:

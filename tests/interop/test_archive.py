@@ -7,9 +7,11 @@ import os
 import random
 import resource
 import shutil
+import signal
 import sqlite3
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +41,7 @@ from tests.interop.cases import CasesTestCase
 from tests.interop.files import sources
 from tests.interop.peers import missing
 from tests.interop.scp import Scp
-from tests.interop.scu import CT, Scu, ct_data_set
+from tests.interop.scu import CT, CT_IMPLICIT, Scu, ct_data_set
 from tests.interop.test_crash import KILLS, Ledger
 from tests.interop.test_process import NOBODY, is_root
 from tests.interop.twistd import TWISTD, Twistd, run_twistd, temporary_directory, wait_until
@@ -150,6 +152,21 @@ def is_found(server: Twistd, sop_instance_uid: str) -> bool:
     return len(found) == 1
 
 
+def children(pid: int) -> list[int]:
+    """The processes that one has started."""
+    return [
+        int(child)
+        for task in Path(f"/proc/{pid}/task").iterdir()
+        for child in (task / "children").read_text("ascii").split()
+    ]
+
+
+def processor_time(pid: int) -> float:
+    """Of a process so far, in seconds."""
+    fields = Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def all_found(server: Twistd) -> list[Mapping[str, Any]]:
     """All instances with all that can be said of them."""
     keys = {
@@ -178,7 +195,8 @@ def fresh_rows(store: Path) -> dict[str, Any]:
     """The rows of an index that is made now, of the files."""
     path = store.parent / "fresh" / INDEX / FILE_NAME
     shutil.rmtree(store.parent / "fresh", ignore_errors=True)
-    shutil.copytree(store, store.parent / "fresh", ignore=shutil.ignore_patterns(INDEX))
+    # A name that was claimed and then not given, for the server was killed, leaves a link that leads nowhere.
+    shutil.copytree(store, store.parent / "fresh", symlinks=True, ignore=shutil.ignore_patterns(INDEX))
     index = Index(path, Attributes(), synchronous=False)
     index.open()
     rebuild(store.parent / "fresh", index, lambda done, total: None)
@@ -363,6 +381,69 @@ class RecoveryTests(CasesTestCase):
             for sender in senders:
                 sender.join(30)
         self.assertEqual(ledger.faults, [])
+
+
+class IndexProcessTests(CasesTestCase):
+    """Where much comes in, relaxed, a process of its own enters it."""
+
+    def setUp(self) -> None:
+        self.server = archive(self, "--durability=relaxed")
+        self.stored: set[str] = set()
+
+    def store_until(self, condition: Callable[[], object]) -> None:
+        """Store new objects until that is so."""
+        with Scu(self.server.address) as scu:
+            scu.associate(CT_IMPLICIT, calling=PEER)
+            end = time.monotonic() + 20
+            while not condition():
+                self.assertLess(time.monotonic(), end)
+                for _ in range(100):
+                    uid = f"1.2.3.{len(self.stored)}"
+                    self.assertEqual(scu.store(uid, ct_data_set(uid)), 0)
+                    self.stored.add(uid)
+            scu.release()
+
+    def enters(self) -> bool:
+        """Whether the process is there, and has time to itself."""
+        return any(processor_time(child) > 0.3 for child in children(self.server.pid))
+
+    def assertComplete(self) -> None:
+        found = {one["00080018"]["Value"][0] for one in all_found(self.server)}
+        self.assertEqual(found, self.stored)
+        self.server.wait_until_nothing_comes_in()
+
+    def test_life(self) -> None:
+        """It enters what is stored, nobody notices if it is killed, and it ends with the server."""
+        self.assertEqual(children(self.server.pid), [], "nothing has come yet")
+        self.store_until(self.enters)
+        self.assertComplete()
+        (child,) = children(self.server.pid)
+        os.kill(child, signal.SIGTERM)
+        self.store_until(lambda: True)
+        stored = len(self.stored)
+        self.store_until(lambda: len(self.stored) >= stored + 100)
+        self.assertEqual(children(self.server.pid), [child], "its parent says when it ends")
+        self.assertComplete()
+        os.kill(child, signal.SIGKILL)
+        self.store_until(lambda: not children(self.server.pid))
+        self.assertComplete()
+        self.server.stop()
+        self.server.restart()
+        self.store_until(self.enters)
+        (child,) = children(self.server.pid)
+        self.server.stop()
+        self.assertFalse(Path(f"/proc/{child}").exists())
+        rows = dump_file(self.server.store / INDEX / FILE_NAME)
+        self.assertEqual(rows, fresh_rows(self.server.store))
+
+    def test_orphan(self) -> None:
+        """When the server is killed it ends, and the next start has everything."""
+        self.store_until(self.enters)
+        (child,) = children(self.server.pid)
+        self.server.kill()
+        self.server.restart()
+        wait_until(lambda: not Path(f"/proc/{child}").exists(), "it has ended")
+        self.assertComplete()
 
 
 class FaultyIndexTests(CasesTestCase):
