@@ -40,7 +40,7 @@ class Running:
         for pid in pids:  # grows meanwhile
             try:
                 tasks = os.listdir(f"/proc/{pid}/task")
-            except FileNotFoundError:
+            except (FileNotFoundError, ProcessLookupError):  # it has ended
                 continue
             for task in tasks:
                 pids += map(int, _read(f"/proc/{pid}/task/{task}/children").split())

@@ -24,6 +24,23 @@ from tests.command.memory import write_object
 DONE = Rebuilt(read=1, kept=0, unreadable=0, removed=0)
 
 
+class FakeProcess:
+    """An `IndexProcess` that leaves everything to its parent."""
+
+    def __init__(self) -> None:
+        self.is_there = False
+        self.batches = 0
+        self.closed = 0
+
+    def enter(self, batch: object) -> bool:
+        self.batches += 1
+        return False
+
+    def close(self) -> None:
+        self.is_there = False
+        self.closed += 1
+
+
 class FillTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.reactor = MemoryReactorClock()
@@ -68,6 +85,32 @@ class FillTests(SynchronousTestCase):
     def unsettled(self, made: Archive) -> str:
         """Why nobody is answered from the index."""
         return self.failureResultOf(made.settled(), IndexFault).getErrorMessage()
+
+    def test_process_is_let_go(self) -> None:
+        """The process that enters objects is closed when none has come for a minute, and with the archive."""
+        process = FakeProcess()
+        self.patch(archive, "IndexProcess", lambda root, extra: process)
+        made = self.begun()
+
+        def add() -> None:
+            path = made.root / "1.2" / "1.2.3" / "1.2.3.0.dcm"
+            self.successResultOf(made.add(read_stored(path, made._files.wanted)))
+            self.reactor.advance(GATHER)
+
+        add()
+        self.assertEqual(self.reactor.getDelayedCalls(), [], "it was not started")
+        process.is_there = True
+        add()
+        self.reactor.advance(59)
+        add()
+        self.reactor.advance(59)
+        self.assertEqual((process.batches, process.closed), (3, 0))
+        self.reactor.advance(1)
+        self.assertEqual(process.closed, 1)
+        process.is_there = True
+        add()
+        self.closed(made)
+        self.assertEqual(process.closed, 2)
 
     def test_filled(self) -> None:
         """Files that the index does not know are entered at the start, and then it answers."""
