@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import zlib
 from collections.abc import Callable
+from functools import lru_cache
 from struct import Struct
 from typing import Final
 
@@ -35,6 +36,8 @@ MAXIMUM_VALUE: Final = 1 << 14
 NAMING: Final = frozenset({SOP_CLASS_UID, SOP_INSTANCE_UID, STUDY_INSTANCE_UID, SERIES_INSTANCE_UID})
 
 _WINDOW = 16384
+#: Headers of elements remembered.
+_REMEMBERED = 4096
 _UNDEFINED = 0xFFFFFFFF
 _IMPLICIT_HEADER = Struct("<HHL")  # little endian in every transfer syntax (PS3.5 A.1)
 _ITEM, _ITEM_DELIMITATION, _SEQUENCE_DELIMITATION = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
@@ -46,6 +49,40 @@ _SHORT_FORM = frozenset(
 
 #: Reads up to `length` bytes of the data set from `offset`; fewer only at its end.
 ReadAt = Callable[[int, int], bytes]
+
+
+class _PlainHeaders(dict[bytes, "tuple[int, int, bool] | None"]):
+    """What headers of short elements that are sound mean: by their 8 bytes the tag, the size of the element
+    with its header in bytes, and whether it is wanted. None for others, and those behind the last one wanted.
+
+    From object to object they are the same, so to remember them is quicker than to read them.
+    """
+
+    def __init__(self, implicit: bool, layout: str, wanted: frozenset[int]) -> None:
+        self.wanted = wanted
+        self.last = max(wanted)
+        self._implicit = implicit
+        self._short_header = Struct(layout)
+
+    def __missing__(self, header: bytes) -> tuple[int, int, bool] | None:
+        if len(header) < 8:
+            return None
+        if self._implicit:
+            group, element, length = _IMPLICIT_HEADER.unpack(header)
+        else:
+            group, element, vr, length = self._short_header.unpack(header)
+            if vr not in _SHORT_FORM:
+                return None
+        tag = group << 16 | element
+        if not 0x00030000 <= tag <= self.last:
+            return None
+        if len(self) >= _REMEMBERED:
+            self.clear()
+        meaning = self[header] = tag, 8 + length, tag in self.wanted and length <= MAXIMUM_VALUE
+        return meaning
+
+
+_plain_headers = lru_cache(maxsize=16)(_PlainHeaders)
 
 
 class _Elements:
@@ -158,11 +195,11 @@ class _Elements:
         behind it costs what would have come after.
         """
         found: dict[int, bytes] = {}
-        last = max(wanted)
+        plain = _plain_headers(self.implicit, self._short_header.format, wanted)
         reached = -1  # the highest tag of a sound element: some come out of order
         try:
             while len(found) < len(wanted):
-                reached = max(reached, self._run(wanted, last, found))
+                reached = max(reached, self._run(plain, found))
                 if len(found) == len(wanted) or self.at_end():
                     break
                 tag, vr, length = self.header(self.implicit)
@@ -173,7 +210,7 @@ class _Elements:
                         f"{tag_text(tag)} is {length} bytes long and the data set ends before"
                     )
                 reached = max(reached, tag)
-                if tag > last:
+                if tag > plain.last:
                     break
                 value = self._take(vr, length, tag in wanted)
                 if value is not None:
@@ -183,33 +220,28 @@ class _Elements:
                 raise
         return found
 
-    def _run(self, wanted: frozenset[int], last: int, found: dict[int, bytes]) -> int:
+    def _run(self, plain: _PlainHeaders, found: dict[int, bytes]) -> int:
         """Walk on for as long as all is plain: short elements, sound, whole in the window.
 
         This is done with every object that comes in, and most of its elements are so. What is not is left
         to be read with care. Returns the highest tag walked past, or -1.
         """
-        implicit, window, count, limit = self.implicit, self._window, self._count, MAXIMUM_ELEMENTS
-        reached = -1
-        index, end = self.at - self._base, len(window)
-        unpack = (_IMPLICIT_HEADER if implicit else self._short_header).unpack_from
-        while 0 <= index <= end - 8 and count < limit:
-            if implicit:
-                group, element, length = unpack(window, index)
-            else:
-                group, element, vr, length = unpack(window, index)
-                if vr not in _SHORT_FORM:
-                    break
-            tag = group << 16 | element
-            behind = index + 8 + length
-            if behind > end or tag < 0x00030000 or tag > last:
+        window, count = self._window, self._count
+        index, end, reached = self.at - self._base, len(window), -1
+        while index >= 0 and count < MAXIMUM_ELEMENTS:
+            meaning = plain[window[index : index + 8]]
+            if meaning is None:
+                break
+            tag, size, is_wanted = meaning
+            behind = index + size
+            if behind > end:
                 break
             count += 1
             if tag > reached:
                 reached = tag
-            if tag in wanted and length <= MAXIMUM_VALUE:
+            if is_wanted:
                 found.setdefault(tag, window[index + 8 : behind])
-                if len(found) == len(wanted):
+                if len(found) == len(plain.wanted):
                     break
             index = behind
         self.at, self._count = self._base + index, count
