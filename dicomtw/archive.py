@@ -26,7 +26,7 @@ from dicomtw.storage import Store
 from dicomtw.storage.directory import DirectoryStore, Durability, OnDuplicate
 from dicomtw.storage.index.attributes import Attributes
 from dicomtw.storage.index.database import FILE_NAME, INDEX, Index
-from dicomtw.storage.index.process import IndexProcess
+from dicomtw.storage.index.helper import Helper
 from dicomtw.storage.index.rebuild import Rebuilt, is_study, rebuild
 from dicomtw.storage.lock_file import LockFile
 from dicomtw.storage.stored import Stored
@@ -40,7 +40,7 @@ _DISK_THREADS = 16
 _QUERY_THREADS = 8
 #: When the index could not be filled, the next try is so much later, in seconds.
 _NEXT_TRY = 60.0
-#: A process that has had nothing to enter for so long, in seconds, is let go.
+#: A helper that has had nothing to enter for so long, in seconds, is let go.
 _REST = 60.0
 #: What other processes have acknowledged is waited for so long, and looked for so often, in seconds.
 _PATIENCE = 10.0
@@ -83,8 +83,8 @@ class Archive:
 
         #: None where several processes receive, which leave no processor to one more, and where threads wait
         #: for the index anyhow.
-        self._process = (
-            IndexProcess(root, server.index_attribute) if progress is None and not strict else None
+        self._helper = (
+            Helper(root, self.index, server.index_attribute) if progress is None and not strict else None
         )
         self._indexing = IndexWriter(
             self.index,
@@ -92,7 +92,7 @@ class Archive:
             self._files,
             clock=reactor,
             progress=progress,
-            elsewhere=self._process.enter if self._process is not None else None,
+            elsewhere=self._helper.enter if self._helper is not None else None,
         )
         #: Where sinks are opened. When a strict one has committed an object, it has entered it, too.
         self.store: Store = EnteringStore(self._files, Together(self._put).enter) if strict else self._files
@@ -103,7 +103,7 @@ class Archive:
         self._filled = ""  # how far
         self._next_try: IDelayedCall | None = None
         self._closing = False
-        #: When the process is let go.
+        #: When the helper is let go.
         self._rest: IDelayedCall | None = None
 
     def prepare(self) -> int:
@@ -216,12 +216,12 @@ class Archive:
         self._next_try = self._reactor.callLater(_NEXT_TRY, self._fill)
 
     def _let_go_later(self, result: T) -> T:
-        """Let the process go that enters objects if this was the last of them for a while."""
-        process = self._process
+        """Let the process go that helps if this was the last of them for a while."""
+        helper = self._helper
         if self._rest is not None and self._rest.active():
             self._rest.reset(_REST)
-        elif process is not None and process.is_there and not self._closing:
-            self._rest = self._reactor.callLater(_REST, self._in_index_thread, process.close)
+        elif helper is not None and helper.is_there and not self._closing:
+            self._rest = self._reactor.callLater(_REST, self._in_index_thread, helper.close)
         return result
 
     # -- services.storage.Indexing, services.query.Settled
@@ -287,5 +287,5 @@ class Archive:
         for pool in self.pools:
             if pool.started:
                 pool.stop()
-        if self._process is not None:
-            self._process.close()
+        if self._helper is not None:
+            self._helper.close()

@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 from dicomtw.dimse import status
 from dicomtw.errors import DimseError, IndexFault
 from dicomtw.feed import InThread
-from dicomtw.storage.index.entering import Index, enter, record
+from dicomtw.storage.index.entry import Index, Settles, enter, record
 from dicomtw.storage.index.record import Record
 from dicomtw.storage.stored import Stored
 
@@ -46,14 +46,11 @@ class Progress(Protocol):
         """Whether they cannot be entered."""
 
 
-class Notes(Protocol):
+class Notes(Settles, Protocol):
     """The journal of a store: `storage.directory.DirectoryStore`."""
 
     def unsettled(self) -> Iterator[Stored]:
         """What earlier runs have stored and the index may not have."""
-
-    def settled(self, batch: Sequence[Stored]) -> Sequence[Stored]:
-        """The index has these; returns what has to be entered besides."""
 
 
 def catch_up(store: Notes, index: Index) -> int:
@@ -64,7 +61,7 @@ def catch_up(store: Notes, index: Index) -> int:
     count, unsettled = 0, store.unsettled()
     while batch := list(itertools.islice(unsettled, _BATCH)):
         try:
-            enter(index, store.settled, batch, [record(index, stored) for stored in batch])
+            enter(index, store, batch, [record(index, stored) for stored in batch])
             count += len(batch)
         except IndexFault:
             raise
@@ -75,7 +72,7 @@ def catch_up(store: Notes, index: Index) -> int:
 
 def _caught_up(store: Notes, index: Index, stored: Stored) -> bool:
     try:
-        enter(index, store.settled, [stored], [record(index, stored)])
+        enter(index, store, [stored], [record(index, stored)])
     except IndexFault:
         raise
     except Exception:
@@ -255,7 +252,7 @@ class IndexWriter:
             if entry.record is None:
                 entry.record = record(self._index, stored)
             records.append(entry.record)
-        enter(self._index, self._store.settled, batch, records)
+        enter(self._index, self._store, batch, records)
 
     def _look_at(self, failures: dict[_Entry, Failure], batch: list[_Entry]) -> IndexFault | None:
         """Tell the log what became of a transaction; the fault of the index, if it has failed."""

@@ -24,8 +24,8 @@ from tests.command.memory import write_object
 DONE = Rebuilt(read=1, kept=0, unreadable=0, removed=0)
 
 
-class FakeProcess:
-    """An `IndexProcess` that leaves everything to its parent."""
+class FakeHelper:
+    """A `Helper` that leaves everything to its parent."""
 
     def __init__(self) -> None:
         self.is_there = False
@@ -88,8 +88,8 @@ class FillTests(SynchronousTestCase):
 
     def test_process_is_let_go(self) -> None:
         """The process that enters objects is closed when none has come for a minute, and with the archive."""
-        process = FakeProcess()
-        self.patch(archive, "IndexProcess", lambda root, extra: process)
+        process = FakeHelper()
+        self.patch(archive, "Helper", lambda root, index, extra: process)
         made = self.begun()
 
         def add() -> None:

@@ -27,7 +27,7 @@ ARROW: dict[str, tuple[str, ...]] = {
     "ul": (*GROUND, "ul"),
     "dimse": (*GROUND, "ul", "dimse"),
     "encoding": ("errors", "uids", "encoding"),
-    "storage": ("errors", "uids", "encoding", "storage"),
+    "storage": ("__init__", "errors", "uids", "encoding", "storage"),
     "services/__init__": (*GROUND, "ul.negotiation", "dimse", "storage"),
     "services": (
         *GROUND,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -154,11 +155,25 @@ def is_found(server: Twistd, sop_instance_uid: str) -> bool:
 
 def children(pid: int) -> list[int]:
     """The processes that one has started."""
-    return [
-        int(child)
-        for task in Path(f"/proc/{pid}/task").iterdir()
-        for child in (task / "children").read_text("ascii").split()
-    ]
+    found: list[int] = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that has just ended
+            found += map(int, (task / "children").read_text("ascii").split())
+    return found
+
+
+def ignores_sigterm(pid: int) -> bool:
+    (mask,) = re.findall(r"SigIgn:\s*(\w+)", Path(f"/proc/{pid}/status").read_text("ascii"))
+    return bool(int(mask, 16) >> (signal.SIGTERM - 1) & 1)
+
+
+def has_ended(pid: int) -> bool:
+    """Whether a process is gone, but for what whoever has it now may still want to know."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text("ascii")
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    return "\nState:\tZ" in status
 
 
 def processor_time(pid: int) -> float:
@@ -383,7 +398,7 @@ class RecoveryTests(CasesTestCase):
         self.assertEqual(ledger.faults, [])
 
 
-class IndexProcessTests(CasesTestCase):
+class HelperTests(CasesTestCase):
     """Where much comes in, relaxed, a process of its own enters it."""
 
     def setUp(self) -> None:
@@ -404,8 +419,10 @@ class IndexProcessTests(CasesTestCase):
             scu.release()
 
     def enters(self) -> bool:
-        """Whether the process is there, and has time to itself."""
-        return any(processor_time(child) > 0.3 for child in children(self.server.pid))
+        """Whether the process is there, and has objects to enter."""
+        return any(
+            ignores_sigterm(child) and processor_time(child) > 0.3 for child in children(self.server.pid)
+        )
 
     def assertComplete(self) -> None:
         found = {one["00080018"]["Value"][0] for one in all_found(self.server)}
@@ -432,9 +449,19 @@ class IndexProcessTests(CasesTestCase):
         self.store_until(self.enters)
         (child,) = children(self.server.pid)
         self.server.stop()
-        self.assertFalse(Path(f"/proc/{child}").exists())
+        self.assertTrue(has_ended(child))
         rows = dump_file(self.server.store / INDEX / FILE_NAME)
         self.assertEqual(rows, fresh_rows(self.server.store))
+
+    def test_stopped(self) -> None:
+        """One that does not answer is not waited for for ever: who asks is told everything."""
+        self.store_until(self.enters)
+        (child,) = children(self.server.pid)
+        os.kill(child, signal.SIGSTOP)
+        self.store_until(lambda: True)
+        self.assertComplete()
+        self.assertEqual(children(self.server.pid), [])
+        self.server.stop()
 
     def test_orphan(self) -> None:
         """When the server is killed it ends, and the next start has everything."""
@@ -442,7 +469,7 @@ class IndexProcessTests(CasesTestCase):
         (child,) = children(self.server.pid)
         self.server.kill()
         self.server.restart()
-        wait_until(lambda: not Path(f"/proc/{child}").exists(), "it has ended")
+        wait_until(lambda: has_ended(child), "it has ended")
         self.assertComplete()
 
 

@@ -66,8 +66,8 @@ class Containers:
         self._studies: dict[str, Study] = {}
         self._patients: dict[str, Patient] = {}
 
-    def begin(self) -> None:
-        """To be called when a transaction has begun: others may have changed the rows meanwhile."""
+    def begin(self) -> bool:
+        """To be called when a transaction has begun; whether others may have changed the rows meanwhile."""
         (version,) = self._connection.execute("PRAGMA data_version").fetchone()
         if version != self._version:
             self._version = version
@@ -76,8 +76,10 @@ class Containers:
                 (highest,) = self._connection.execute(f"SELECT max(id) FROM {table}").fetchone()
                 # No id comes twice: somebody may still be about to ask for the one that is gone.
                 self._ids[level] = max(self._ids[level], highest or 0)
-        elif len(self._series) > MAXIMUM_SERIES:
+            return True
+        if len(self._series) > MAXIMUM_SERIES:
             self.forget()
+        return False
 
     # -- found, or made
 

@@ -70,14 +70,22 @@ class Index:
     """The index of a store, in the file `path`; threads may share it, and processes.
 
     With `synchronous` what is entered is on stable storage; without, it may be lost by a power cut, which
-    the next `open` notices. The store's root is two levels above the file unless `files` says otherwise.
+    the next `open` notices. Another process that writes is waited for `busy` seconds. The store's root is two
+    levels above the file unless `files` says otherwise.
     Every method may block on the disk and raise `IndexFault`.
     """
 
     def __init__(
-        self, path: Path, attributes: Attributes, *, synchronous: bool, files: Files | None = None
+        self,
+        path: Path,
+        attributes: Attributes,
+        *,
+        synchronous: bool,
+        files: Files | None = None,
+        busy: float = BUSY,
     ) -> None:
         self.attributes = attributes
+        self._busy = busy
         self._path = path
         self._file = DatabaseFile(path)
         self._synchronous = synchronous
@@ -86,6 +94,7 @@ class Index:
         self._lock = threading.Lock()  # held while the writing connection is used
         self._connection: sqlite3.Connection | None = None
         self._writer: Writer | None = None
+        self._is_joined = False
         self._idle: list[sqlite3.Connection] = []
         #: Our row in the database while it is open without `synchronous`; other processes have theirs.
         self._boot = ""
@@ -117,6 +126,29 @@ class Index:
                 self.remade = ""
             return complete
 
+    def join(self, first_id: int) -> bool:
+        """Enter objects beside the process that has it open: if it still is that one's, by its `first_id`.
+
+        Whether it is, and complete. Nothing is made anew here, nor set aside: what is wrong is for the other
+        process to see.
+        """
+        with self._lock, self._faults():
+            if self._file.is_marked or not self._file.is_there:
+                return False
+            self._is_joined = True
+            connection = self._connect_to_write()
+            connection.execute("BEGIN")
+            meta = self._meta(connection)
+            connection.execute("COMMIT")
+            self.first_id = int(meta.get(_FIRST_ID, 0))
+            is_it = meta.get("layout") == self._schema.fingerprint and self.first_id == first_id
+            if not is_it or "complete" not in meta:
+                self._close()
+                return False
+            self._file.identify()
+            self._writer = Writer(connection, self._schema, self._files, first_id)
+            return True
+
     def _open_or_remake(self) -> bool:
         # Nor is a log that is left to get into the hands of another database.
         if self._file.is_marked or (self.lost and not self._file.is_there):
@@ -134,7 +166,7 @@ class Index:
     def close(self) -> None:
         """Let go of the file. Does not raise."""
         with self._lock, suppress(sqlite3.Error):
-            if self._connection is not None and not self._synchronous:
+            if self._connection is not None and self._boot:
                 self._connection.execute("PRAGMA synchronous = FULL")
                 self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
                 self._connection.execute("DELETE FROM meta WHERE name = ?", (self._boot,))
@@ -173,7 +205,7 @@ class Index:
             with self._writing() as writer:
                 writer.put(records)
         except IndexFault:
-            if not self.lost:
+            if not self.lost or self._is_joined:
                 raise
             self.open()
             with self._writing() as writer:
@@ -284,7 +316,8 @@ class Index:
                 raise IndexFault("the index is closed")
             try:
                 connection.execute("BEGIN IMMEDIATE")
-                writer.begin()
+                if writer.begin():
+                    self._check_same(connection)
                 yield writer
                 connection.execute("COMMIT")
             except BaseException:
@@ -318,6 +351,15 @@ class Index:
         except OSError as error:
             raise IndexFault(f"{self._path}: {error.strerror or error}") from error
 
+    def _check_same(self, connection: sqlite3.Connection) -> None:
+        """Another process has written: it may have made another one in the same file."""
+        meta = dict(
+            connection.execute("SELECT name, value FROM meta WHERE name IN ('layout', ?)", (_FIRST_ID,))
+        )
+        is_same = meta.get("layout") == self._schema.fingerprint
+        if not is_same or int(meta.get(_FIRST_ID, 0)) != self.first_id:
+            raise IndexFault(f"{self._path}: another one has taken its place")
+
     def _check_there(self) -> None:
         """Notice that it is no longer there."""
         self.lost = self._file.why_lost() or self.lost
@@ -326,7 +368,7 @@ class Index:
         # "rw": what was deleted is not to be made by somebody who only reads.
         where = f"file:{quote(str(self._path))}?mode=rw"
         connection = sqlite3.connect(
-            where, timeout=BUSY, isolation_level=None, check_same_thread=False, uri=True
+            where, timeout=self._busy, isolation_level=None, check_same_thread=False, uri=True
         )
         try:
             connection.execute(f"PRAGMA cache_size = -{cache}")
@@ -336,16 +378,21 @@ class Index:
             raise
         return connection
 
-    def _open(self) -> bool:
-        self._close()
-        self._file.make()
+    def _connect_to_write(self) -> sqlite3.Connection:
         connection = self._connection = self._connect(_WRITER_CACHE)
-        (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
-        if mode != "wal":
-            raise IndexFault(f"{self._path}: no write-ahead log can be kept there")
         connection.execute(f"PRAGMA journal_size_limit = {_LOG_SIZE}")
         # Without FULL a power cut may cost the last transactions; the database stays whole.
         connection.execute(f"PRAGMA synchronous = {'FULL' if self._synchronous else 'NORMAL'}")
+        return connection
+
+    def _open(self) -> bool:
+        self._close()
+        self._file.make()
+        self._is_joined = False
+        connection = self._connect_to_write()
+        (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+        if mode != "wal":
+            raise IndexFault(f"{self._path}: no write-ahead log can be kept there")
         connection.execute("BEGIN IMMEDIATE")
         meta = self._meta(connection)
         if meta.get("layout") != self._schema.fingerprint:

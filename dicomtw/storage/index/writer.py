@@ -52,9 +52,9 @@ class Writer:
         self._files = files
         self._containers = Containers(connection, schema, first_id)
 
-    def begin(self) -> None:
-        """To be called when a transaction has begun."""
-        self._containers.begin()
+    def begin(self) -> bool:
+        """To be called when a transaction has begun; whether others may have changed the rows meanwhile."""
+        return self._containers.begin()
 
     def forget(self) -> None:
         """Forget what is remembered of rows: the transaction is rolled back."""

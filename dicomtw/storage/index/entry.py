@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 from dicomtw.storage.index.attributes import Attributes
 from dicomtw.storage.index.record import Record, record_of
 from dicomtw.storage.stored import Stored
 
-#: The index has these; returns what has to be entered besides: `directory.DirectoryStore.settled`.
-Settled = Callable[[Sequence[Stored]], Sequence[Stored]]
+
+class Settles(Protocol):
+    """What a store has noted until its index knows of it: `directory.DirectoryStore`."""
+
+    def settled(self, batch: Sequence[Stored]) -> Sequence[Stored]:
+        """The index has these; returns what has to be entered besides."""
 
 
 class Index(Protocol):
@@ -37,8 +41,8 @@ def record(index: Index, stored: Stored) -> Record:
     )
 
 
-def enter(index: Index, settled: Settled, batch: Sequence[Stored], records: Sequence[Record]) -> None:
+def enter(index: Index, store: Settles, batch: Sequence[Stored], records: Sequence[Record]) -> None:
     """Enter objects, by their `records`, and what has taken their place meanwhile. Raises `IndexFault`."""
     index.put(records)
-    while batch := settled(batch):
+    while batch := store.settled(batch):
         index.put([record(index, stored) for stored in batch])

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
+import sqlite3
 import subprocess
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -14,10 +18,11 @@ from typing import Any
 import attrs
 from twisted.trial.unittest import SynchronousTestCase
 
-from dicomtw.errors import IndexFault
 from dicomtw.storage.directory import DirectoryStore, Durability
+from dicomtw.storage.index import helper
+from dicomtw.storage.index.attributes import Attributes
 from dicomtw.storage.index.database import FILE_NAME, INDEX, Index
-from dicomtw.storage.index.process import MANY, PAUSE, IndexProcess, serve
+from dicomtw.storage.index.helper import MANY, MOST, PAUSE, Helper, Task, serve, set_patience
 from dicomtw.storage.part10 import FileMeta
 from dicomtw.storage.stored import Stored
 from tests.storage import CT_IMAGE_STORAGE, EXPLICIT, data_set, element
@@ -29,16 +34,16 @@ def sent(batch: Sequence[Stored]) -> list[tuple[Any, ...]]:
     return [attrs.astuple(stored, recurse=False) for stored in batch]
 
 
-class Deleting(Connection):
-    """Deletes a file before anything is done with what it has received."""
+class Acting(Connection):
+    """Does something before anything is done with what it has received."""
 
-    def __init__(self, connection: Connection, path: Path) -> None:
+    def __init__(self, connection: Connection, act: Callable[[], object]) -> None:
         super().__init__(os.dup(connection.fileno()))
-        self.path = path
+        self.act = act
 
     def recv(self) -> Any:
         received = super().recv()
-        self.path.unlink(missing_ok=True)
+        self.act()
         return received
 
 
@@ -56,6 +61,7 @@ class ServeTests(SynchronousTestCase):
         self.addCleanup(self.index.close)
         self.index.open()
         self.index.set_complete()
+        self.task = Task(str(self.root), [], self.index.first_id)
         self.ours, self.its = Pipe()
         self.addCleanup(self.ours.close)
         self.addCleanup(self.its.close)
@@ -75,7 +81,7 @@ class ServeTests(SynchronousTestCase):
         reading = Connection(os.dup(self.ours.fileno()), writable=False)
         self.addCleanup(reading.close)
         half_closed(self.ours)
-        serve(self.its, self.root, [])
+        serve(self.its, self.task)
         answers = []
         while reading.poll():
             answers.append(reading.recv())
@@ -100,17 +106,81 @@ class ServeTests(SynchronousTestCase):
         self.assertEqual(found(self.index, "PATIENT", "PatientID"), ["P2"])
         self.assertEqual(self.notes, [])
 
-    def test_incomplete(self) -> None:
-        """Where the index has yet to be filled, it has nothing to do."""
+    def refuses(self) -> None:
+        """It says that it cannot help, and changes nothing."""
+        batch = [self.put("1.1")]
+        before = sorted(os.listdir(self.path.parent))
+        self.assertEqual(self.serve(batch), [False])
+        self.assertEqual(len(self.notes), 1)
+        self.assertEqual(sorted(os.listdir(self.path.parent)), before)
+
+    def test_not_there(self) -> None:
+        """An index that is not there is not made."""
         self.index.close()
         self.path.unlink()
-        self.assertEqual(self.serve([self.put("1.1")]), [False])
-        self.assertEqual(len(self.notes), 1)
+        self.refuses()
 
-    def test_cannot_open(self) -> None:
-        """Nor where it cannot open it."""
-        self.patch(Index, "open", fails)
-        self.assertEqual(self.serve([self.put("1.1")]), [False])
+    def test_incomplete(self) -> None:
+        """Where the index has yet to be filled, it has nothing to do."""
+        with contextlib.closing(sqlite3.connect(self.path)) as connection, connection:
+            connection.execute("DELETE FROM meta WHERE name = 'complete'")
+        self.refuses()
+
+    def test_another(self) -> None:
+        """Nor with an index that is not its parent's any more."""
+        self.task = attrs.evolve(self.task, first_id=self.task.first_id + 1)
+        self.refuses()
+
+    def test_another_layout(self) -> None:
+        """Nor with one that has other attributes: it is not remade."""
+        self.task = attrs.evolve(self.task, extra=["KVP"])
+        self.refuses()
+        self.assertEqual(self.index.counts()[3], 0)
+
+    def test_another_version(self) -> None:
+        """Nor for a parent that is of another version: another one has been installed since it started."""
+        self.task = attrs.evolve(self.task, version="0")
+        self.refuses()
+
+    def test_damaged(self) -> None:
+        """What is damaged is its parent's to see, and to set aside."""
+        self.index.close()
+        self.path.write_bytes(b"rubbish" * 5000)
+        batch = [self.put("1.1")]
+        self.assertEqual(self.serve(batch), [False])
+        self.assertEqual(list(self.path.parent.glob("*.corrupt-*")), [])
+
+    def test_remade_meanwhile(self) -> None:
+        """It enters nothing into what another run has made in the same file for other attributes."""
+        self.its = Acting(self.its, self._remake)
+        self.addCleanup(self.its.close)
+        self.assertEqual(self.serve([self.put("1.1")]), [True, False])
+        self.assertEqual(len(self.notes), 1)
+        with contextlib.closing(sqlite3.connect(self.path)) as connection:
+            self.assertEqual(connection.execute("SELECT count(*) FROM instance").fetchone(), (0,))
+
+    def _remake(self) -> None:
+        other = Index(self.path, Attributes(["KVP"]), synchronous=False)
+        self.addCleanup(other.close)
+        other.open()
+
+    def test_locked(self) -> None:
+        """Who else writes is not waited for as long as its parent does."""
+        other = sqlite3.connect(self.path, isolation_level=None)
+        self.addCleanup(other.close)
+        self.patch(helper, "_BUSY", 0.0)
+        other.execute("BEGIN IMMEDIATE")
+        self.assertEqual(self.serve([self.put("1.1")]), [True, False])
+
+    def test_leaves_nothing(self) -> None:
+        """When it ends it leaves no row that says that it had the index open: that of its parent says it."""
+        rows = self._meta_rows()
+        self.assertEqual(self.serve([self.put("1.1")]), [True, True])
+        self.assertEqual(self._meta_rows(), rows)
+
+    def _meta_rows(self) -> list[str]:
+        with contextlib.closing(sqlite3.connect(self.path)) as connection:
+            return [name for (name,) in connection.execute("SELECT name FROM meta ORDER BY name")]
 
     def test_bug(self) -> None:
         """What it cannot enter it says so of, and ends; the journal has it still."""
@@ -121,25 +191,31 @@ class ServeTests(SynchronousTestCase):
     def test_lost(self) -> None:
         """An index that was deleted is its parent's to make anew."""
         batch = [self.put("1.1")]
-
-        self.its = Deleting(self.its, self.path)
+        self.its = Acting(self.its, partial(self.path.unlink, missing_ok=True))
         self.addCleanup(self.its.close)
         self.assertEqual(self.serve(batch, batch), [True, False])
+        self.assertFalse(self.path.exists())
 
 
-class Scripted(IndexProcess):
+INDEX_OF_NOTHING = Index(Path("/nowhere"), ATTRIBUTES, synchronous=False)
+
+
+class Scripted(Helper):
     """Whose process is a connection that has its answers already."""
 
     def __init__(self, *answers: bool) -> None:
         self.time = 1000.0
-        super().__init__(Path("/nowhere"), [], lambda: self.time)
+        super().__init__(Path("/nowhere"), INDEX_OF_NOTHING, [], lambda: self.time)
         self.answers = answers
         self.starts = 0
+        self.patience = 5.0
         self.peer: Connection | None = None
 
     def _start(self) -> Connection:
         self.starts += 1
-        ours, self.peer = Pipe()
+        ours, its = socket.socketpair()
+        set_patience(ours, self.patience)
+        ours, self.peer = Connection(ours.detach()), Connection(its.detach())
         for answer in self.answers:
             self.peer.send(answer)
         return ours
@@ -149,7 +225,7 @@ class Scripted(IndexProcess):
         self.peer.close()
 
 
-class IndexProcessTests(SynchronousTestCase):
+class HelperTests(SynchronousTestCase):
     """What its parent may rely on: that False says no more than "do it yourself"."""
 
     def setUp(self) -> None:
@@ -221,10 +297,50 @@ class IndexProcessTests(SynchronousTestCase):
             raise FileNotFoundError
 
         self.patch(subprocess, "Popen", popen)
-        process = IndexProcess(Path("/nowhere"), [])
+        process = Helper(Path("/nowhere"), INDEX_OF_NOTHING, [])
         for _ in range(3):
             self.assertFalse(process.enter(self.batch))
         self.assertEqual(len(tried), 1)
+
+    def test_no_interpreter(self) -> None:
+        """Nor is one started where the program is not run by an interpreter."""
+        self.patch(subprocess, "Popen", self.fail)
+        for name, value in (("executable", ""), ("frozen", True)):
+            frozen = getattr(sys, name, None)
+            setattr(sys, name, value)
+            try:
+                self.assertFalse(Helper(Path("/nowhere"), INDEX_OF_NOTHING, []).enter(self.batch))
+            finally:
+                if frozen is None:
+                    delattr(sys, name)
+                else:
+                    setattr(sys, name, frozen)
+
+    def test_bug(self) -> None:
+        """Whatever goes wrong with what it answers, no later answer is taken for that."""
+        process = self.process(True, True, True)
+        self.assertTrue(process.enter(self.batch))
+        self.patch(Connection, "recv", raises(MemoryError()))
+        self.assertFalse(process.enter(self.batch))
+        self.assertFalse(process.is_there)
+        process.end()
+
+    def test_does_not_answer(self) -> None:
+        """One that does not answer in time has entered nothing."""
+        process = self.process(True)
+        process.patience = 0.001
+        self.assertFalse(process.enter(self.batch))
+        self.assertFalse(process.is_there)
+        process.end()
+
+    def test_slices(self) -> None:
+        """It gets so many at once, and no more; if one of these portions goes wrong, all have."""
+        for answers, entered in (((True, True, True), True), ((True, True, False), False)):
+            process = self.process(*answers)
+            self.assertEqual(process.enter(self.batch[:1] * (MOST + 1)), entered)
+            assert process.peer is not None
+            self.assertEqual([len(process.peer.recv()) for _ in range(2)], [MOST, 1])
+            process.end()
 
     def test_close(self) -> None:
         """After it was let go the next one is started when there is work for it; twice is once."""
@@ -241,8 +357,11 @@ class IndexProcessTests(SynchronousTestCase):
         process.end()
 
 
-def fails(index: Index) -> bool:
-    raise IndexFault("disk I/O error")
+def raises(error: Exception) -> Callable[..., Any]:
+    def function(*_: object) -> None:
+        raise error
+
+    return function
 
 
 def half_closed(connection: Connection) -> None:
