@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-import re
 import resource
 import shutil
 import signal
@@ -41,6 +40,7 @@ from tests.interop.archive import (
 from tests.interop.cases import CasesTestCase
 from tests.interop.files import sources
 from tests.interop.peers import missing
+from tests.interop.processes import children, ignores_sigterm, is_running, processor_time
 from tests.interop.scp import Scp
 from tests.interop.scu import CT, CT_IMPLICIT, Scu, ct_data_set
 from tests.interop.test_crash import KILLS, Ledger
@@ -151,35 +151,6 @@ def is_found(server: Twistd, sop_instance_uid: str) -> bool:
         *found, final = scu.find(query)
     assert final.status == 0, f"{final.status:04X}"
     return len(found) == 1
-
-
-def children(pid: int) -> list[int]:
-    """The processes that one has started."""
-    found: list[int] = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that has just ended
-            found += map(int, (task / "children").read_text("ascii").split())
-    return found
-
-
-def ignores_sigterm(pid: int) -> bool:
-    (mask,) = re.findall(r"SigIgn:\s*(\w+)", Path(f"/proc/{pid}/status").read_text("ascii"))
-    return bool(int(mask, 16) >> (signal.SIGTERM - 1) & 1)
-
-
-def has_ended(pid: int) -> bool:
-    """Whether a process is gone, but for what whoever has it now may still want to know."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text("ascii")
-    except (FileNotFoundError, ProcessLookupError):
-        return True
-    return "\nState:\tZ" in status
-
-
-def processor_time(pid: int) -> float:
-    """Of a process so far, in seconds."""
-    fields = Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def all_found(server: Twistd) -> list[Mapping[str, Any]]:
@@ -449,7 +420,7 @@ class HelperTests(CasesTestCase):
         self.store_until(self.enters)
         (child,) = children(self.server.pid)
         self.server.stop()
-        self.assertTrue(has_ended(child))
+        self.assertFalse(is_running(child))
         rows = dump_file(self.server.store / INDEX / FILE_NAME)
         self.assertEqual(rows, fresh_rows(self.server.store))
 
@@ -469,7 +440,7 @@ class HelperTests(CasesTestCase):
         (child,) = children(self.server.pid)
         self.server.kill()
         self.server.restart()
-        wait_until(lambda: has_ended(child), "it has ended")
+        wait_until(lambda: not is_running(child), "it has ended")
         self.assertComplete()
 
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import resource
 import socket
 import time
-from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from dicomtw.testing import message
 from dicomtw.ul.pdu import A_ABORT, A_ASSOCIATE_AC, A_ASSOCIATE_RJ
+from tests.interop.processes import processor_time
 from tests.interop.scu import CT_IMPLICIT, VERIFICATION, Closed, Scu, c_store_rq, ct_data_set
 from tests.interop.twistd import Twistd, wait_until
 
@@ -36,9 +35,9 @@ class DescriptorTests(SynchronousTestCase):
                 connection.sendall(b"\1\0")
             wait_until(lambda: server.fds < 64, "descriptors are left")
             time.sleep(0.2)
-            before = self._processor_time(server.pid)
+            before = processor_time(server.pid)
             time.sleep(1)
-            self.assertLess(self._processor_time(server.pid) - before, 0.3)
+            self.assertLess(processor_time(server.pid) - before, 0.3)
             with Scu(server.address) as scu:
                 scu.associate(CT_IMPLICIT)
                 self.assertEqual(scu.store("1.2.3.64", ct_data_set("1.2.3.64")), 0)
@@ -59,19 +58,14 @@ class DescriptorTests(SynchronousTestCase):
                 stack.enter_context(socket.create_connection(server.address, 10))
             wait_until(lambda: server.fds >= number - 1, "all descriptors are in use")
             time.sleep(0.5)
-            before = self._processor_time(server.pid)
+            before = processor_time(server.pid)
             time.sleep(1)
-            self.assertLess(self._processor_time(server.pid) - before, 0.3)
+            self.assertLess(processor_time(server.pid) - before, 0.3)
         wait_until(lambda: server.fds < number - 5, "descriptors are given back")
         with Scu(server.address) as scu:
             scu.associate(VERIFICATION)
             self.assertEqual(scu.echo(), 0)
             scu.release()
-
-    def _processor_time(self, pid: int) -> float:
-        """Of the server so far, in seconds."""
-        fields = Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def test_associations_take_no_more_than_there_are(self) -> None:
         """With 64 descriptors every association that is accepted can store, all at the same time."""

@@ -10,7 +10,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterable
-from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -18,25 +17,13 @@ from dicomtw import uids
 from dicomtw.ul.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RJ
 from tests.interop.certificates import Authority, client_context
 from tests.interop.files import stored_data_set
+from tests.interop.processes import children, is_running
 from tests.interop.scu import CT_IMPLICIT, Closed, Scu, ct_data_set, element, uid_element
 from tests.interop.test_crash import Ledger
 from tests.interop.twistd import Twistd, run_twistd, temporary_directory, wait_until
 
 FIND = {1: (uids.STUDY_ROOT_FIND, uids.IMPLICIT_VR_LITTLE_ENDIAN)}
 STORE_AND_FIND = {**CT_IMPLICIT, 3: FIND[1]}
-
-
-def children(server: Twistd) -> list[int]:
-    """The processes of its workers."""
-    path = Path(f"/proc/{server.pid}/task/{server.pid}/children")
-    return sorted(map(int, path.read_text("ascii").split()))
-
-
-def is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def images(study: str) -> bytes:
@@ -61,6 +48,14 @@ def associated(server: Twistd, count: int) -> list[Scu]:
     return found
 
 
+def store_and_release(scus: Iterable[Scu]) -> None:
+    """An object on each of these associations, and then its end."""
+    for scu in scus:
+        status = scu.store("1.2.3.4", ct_data_set("1.2.3.4"))
+        assert status == 0, f"{status:04X}"
+        scu.release()
+
+
 def by_worker(lines: Iterable[str]) -> Counter[str]:
     """How many log lines each worker has left."""
     return Counter(found[1] for line in lines if (found := re.match(r"worker (\d)", line)))
@@ -73,11 +68,8 @@ class WorkersTests(SynchronousTestCase):
     def test_shared_out(self) -> None:
         """Associations that come together are shared out; what was done is summed up in the end."""
         server = self.started()
-        self.assertEqual(len(children(server)), 2)
-        for scu in associated(server, 6):
-            self.assertEqual(scu.store("1.2.3.4", ct_data_set("1.2.3.4")), 0)
-            self.addCleanup(scu.close)
-            scu.release()
+        self.assertEqual(len(children(server.pid)), 2)
+        store_and_release(associated(server, 6))
         server.wait_for_summaries(6)
         scus = associated(server, 4)
         for scu in scus:
@@ -131,13 +123,13 @@ class WorkersTests(SynchronousTestCase):
             enough = ledger.count + 60
             wait_until(lambda enough=enough: ledger.count >= enough, "objects are acknowledged", 30)  # type: ignore[misc]
             working = sum(map(threading.Thread.is_alive, senders))
-            victim = children(server)[0]
+            victim = children(server.pid)[0]
             os.kill(victim, signal.SIGKILL)
             server.wait_for_log(f"(process {victim}) ended by signal 9 (SIGKILL); another one is started in")
             wait_until(lambda n=working: sum(map(threading.Thread.is_alive, senders)) < n, "some are cut off")  # type: ignore[misc]
             # What its successor has to make of what it has left is waited for.
             self._check(server, ledger)
-            wait_until(lambda: len(children(server)) == 2, "it is replaced")
+            wait_until(lambda: len(children(server.pid)) == 2, "it is replaced")
             associated(server, 1)[0].release()
         self.assertEqual(ledger.faults, [])
         wait_until(lambda: not list((server.store / ".incoming").iterdir()), "nothing is left over")
@@ -166,21 +158,17 @@ class WorkersTests(SynchronousTestCase):
         server.signal(signal.SIGTERM)
         server.wait_for_log("associations to end")
         self.assertRaises(OSError, Scu, server.address)
-        for scu in scus:
-            self.assertEqual(scu.store("1.2.3.4", ct_data_set("1.2.3.4")), 0)
-            scu.release()
+        store_and_release(scus)
         self.assertEqual(server.wait(), 0)
 
     def test_all_at_once(self) -> None:
         """SIGTERM to all of them, which are told to end by the first one as well, drains."""
         server = self.started()
         scus = associated(server, 2)
-        for pid in (server.pid, *children(server), *children(server)):
+        for pid in (server.pid, *children(server.pid), *children(server.pid)):
             os.kill(pid, signal.SIGTERM)
         server.wait_for_log("associations to end")
-        for scu in scus:
-            self.assertEqual(scu.store("1.2.3.4", ct_data_set("1.2.3.4")), 0)
-            scu.release()
+        store_and_release(scus)
         self.assertEqual(server.wait(), 0)
 
     def test_twice(self) -> None:
@@ -200,12 +188,10 @@ class WorkersTests(SynchronousTestCase):
     def test_orphans(self) -> None:
         """Whose parent is killed drain and go; till then nobody cleans up what they receive."""
         server = self.started()
-        scus, pids = associated(server, 2), children(server)
+        scus, pids = associated(server, 2), children(server.pid)
         server.kill()
         self.assertTrue(all(map(is_running, pids)))
-        for scu in scus:
-            self.assertEqual(scu.store("1.2.3.4", ct_data_set("1.2.3.4")), 0)
-            scu.release()
+        store_and_release(scus)
         wait_until(lambda: not any(map(is_running, pids)), "they have ended")
         self.assertEqual(server.log.count("1 objects"), 2, "each association has left its line all the same")
 
@@ -241,10 +227,10 @@ class WorkersTests(SynchronousTestCase):
             uid = f"1.2.{scu.socket.getsockname()[1]}"
             self.assertEqual(scu.store(uid, ct_data_set(uid)), 0)
             scu.release()
-        os.kill(children(server)[0], signal.SIGTERM)
+        os.kill(children(server.pid)[0], signal.SIGTERM)
         server.wait_for_log("ended with exit status 0; another one is started in")
         server.wait_for_log("is started in")
-        wait_until(lambda: len(children(server)) == 2, "it is replaced")
+        wait_until(lambda: len(children(server.pid)) == 2, "it is replaced")
         server.stop()
         lines = trail.read_text("utf-8").splitlines()
         started, *others, stopped = (line for line in lines if 'csd-code="110100"' in line)
@@ -259,14 +245,14 @@ class WorkersTests(SynchronousTestCase):
         away = directory.with_name("away")
         directory.rename(away)
         directory.write_text("no directory")
-        victim, other = children(server)
+        victim, other = children(server.pid)
         os.kill(victim, signal.SIGKILL)
         wait_until(lambda: server.log.count("ended with exit status 75") >= 2, "it tries", 20)
         associated(server, 1)[0].release()
         directory.unlink()
         away.rename(directory)
         wait_until(lambda: self._serving(server) == {"1", "2"}, "it is there again", 20)
-        self.assertIn(other, children(server))
+        self.assertIn(other, children(server.pid))
         server.stop()
 
     def _serving(self, server: Twistd) -> set[str]:
@@ -281,7 +267,7 @@ class WorkersTests(SynchronousTestCase):
         directory = server.store / ".incoming"
         directory.rename(directory.with_name("away"))
         directory.write_text("no directory")
-        os.kill(children(server)[0], signal.SIGKILL)
+        os.kill(children(server.pid)[0], signal.SIGKILL)
         self.assertEqual(server.wait(30), 1)
         self.assertIn("does not come up: it ended with exit status 1", server.stderr)
 
