@@ -31,6 +31,7 @@ from dicomtw.ul.pdu import (
     A_RELEASE_RQ,
 )
 from tests.interop.scu import Closed, Connection, Message, c_store_rsp
+from tests.interop.twistd import wait_until
 
 
 @attrs.define(kw_only=True)
@@ -89,6 +90,11 @@ class Scp:
     def sop_instance_uids(self) -> list[str]:
         """Of the objects that have come, in their order."""
         return [str(one.command.affected_sop_instance_uid) for one in self.received]
+
+    def ends_of(self, number: int) -> list[str]:
+        """How the associations ended, once ``number`` have: a requestor of C-MOVE may be answered before."""
+        wait_until(lambda: len(self.ends) >= number, f"{number} associations with the SCP end")
+        return self.ends
 
     def _start(self, call: Callable[..., None], *arguments: object) -> None:
         thread = threading.Thread(target=call, args=arguments, daemon=True)

@@ -222,7 +222,7 @@ class DestinationTests(SubOperationsTestCase):
         self.assertEqual(scp.sop_instance_uids, CT_UIDS)
         scp.manners.accepts = lambda _: None
         self.check(self.move(server), status=0xA702, completed=0, failed=IN_ORDER)
-        self.assertEqual(scp.ends, ["released", "released"])
+        self.assertEqual(scp.ends_of(2), ["released", "released"])
 
     def test_statuses(self) -> None:
         """Failures and warnings that the destination answers are counted as such, each."""
@@ -285,7 +285,7 @@ class DestinationTests(SubOperationsTestCase):
             scu.send(*message(1, C_CANCEL_RQ(message_id_being_responded_to=5)))
             responses = [*first, *scu.responses()]
             self.assertLess(time.monotonic() - started, 1)
-        wait_until(lambda: scp.ends, "the destination's association ends")
+        scp.ends_of(1)
         completed = len(scp.received)
         self.assertIn(completed, (3, 4, 5))
         self.check(responses, status=0xFE00, completed=completed)
@@ -319,7 +319,7 @@ class DestinationTests(SubOperationsTestCase):
                     scu.receive_message()
                     if how is not None:
                         scu.send(how)
-                wait_until(lambda number=number: len(scp.ends) == number, "the association ends", 3)  # type: ignore[misc]
+                scp.ends_of(number)
                 self.assertLess(len(scp.received), 6)
         self.check(self.move(server), status=0, completed=10)
 
@@ -336,7 +336,7 @@ class DestinationTests(SubOperationsTestCase):
             fill(server, objects[64:], transfer_syntax)
         self.check(self.move(server), status=0, completed=200, total=200)
         self.assertGreater(len(scp.requests), 1)
-        self.assertEqual(scp.ends, ["released"] * len(scp.requests))
+        self.assertEqual(scp.ends_of(len(scp.requests)), ["released"] * len(scp.requests))
         self.assertEqual(len(set(scp.sop_instance_uids)), 200)
 
     def test_stop(self) -> None:
@@ -357,7 +357,7 @@ class DestinationTests(SubOperationsTestCase):
                         self.assertEqual((final.status, final.counters), (0, (None, 10, 0, 0)))
                         scu.release()
                     self.assertEqual(server.wait(5), 0 if received else server.process.returncode)
-                wait_until(lambda scp=scp: scp.ends, "the association with the destination ends")  # type: ignore[misc]
+                scp.ends_of(1)
                 self.assertTrue(len(scp.received) == received if received else len(scp.received) < 10)
 
 
