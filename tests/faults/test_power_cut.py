@@ -14,7 +14,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from dicomtw.errors import DimseError
 from dicomtw.indexing import catch_up
 from dicomtw.storage import locations
-from dicomtw.storage.directory import DirectorySink, DirectoryStore, Durability, OnDuplicate
+from dicomtw.storage.directory import DirectoryStore, Durability, OnDuplicate
+from dicomtw.storage.directory_sink import DirectorySink
 from dicomtw.storage.index.database import Index
 from dicomtw.storage.index.files import Files
 from dicomtw.storage.index.rebuild import rebuild

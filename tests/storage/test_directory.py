@@ -21,8 +21,9 @@ from twisted.python.monkey import MonkeyPatcher
 from twisted.trial.unittest import SynchronousTestCase
 
 from dicomtw.errors import DimseError
-from dicomtw.storage import WouldBlock, directory
-from dicomtw.storage.directory import DirectorySink, DirectoryStore, Durability, OnDuplicate
+from dicomtw.storage import WouldBlock, directory, directory_sink
+from dicomtw.storage.directory import DirectoryStore, Durability, OnDuplicate
+from dicomtw.storage.directory_sink import DirectorySink
 from dicomtw.storage.doubts import DOUBTFUL
 from dicomtw.storage.locations import BY_UID
 from dicomtw.storage.part10 import FileMeta, read_head
@@ -256,7 +257,7 @@ class KeepingTests(Storing):
                 return writev(fd, [b"".join(buffers)[:step]])
 
             self.patch(os, "writev", short)
-            self.patch(directory, "_HEAD", 1000)
+            self.patch(directory_sink, "_HEAD", 1000)
             store = self.store()
             for fragments in ([content], views(content, 50)):
                 sink = store.open(FileMeta(CT_IMAGE_STORAGE, UID, EXPLICIT))
