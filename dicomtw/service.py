@@ -8,17 +8,14 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
 import attrs
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
-from twisted.internet.endpoints import TCP4ServerEndpoint
-from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
+from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import ILogObserver, Logger
-from twisted.python.failure import Failure
 
 from dicomtw import tls_listening
 from dicomtw.acceptor import ApplicationEntity
@@ -32,55 +29,22 @@ from dicomtw.errors import IndexFault
 from dicomtw.limits import descriptors_for_connections, fit
 from dicomtw.named_checkers import AuthFault, authentication_of
 from dicomtw.names import Names
+from dicomtw.ports import Ports, endpoints_of, make_store
 from dicomtw.process import Process as Process  # for those who start a service
 from dicomtw.process import StartError
 from dicomtw.protocol import CLOSE_GRACE
-from dicomtw.proxy import server_endpoint
 from dicomtw.security import access
 from dicomtw.security.renewal import contexts
-from dicomtw.security.self_signed import make_self_signed
-from dicomtw.security.tls import TLSError, TLSFiles
 from dicomtw.server import DicomFactory
-from dicomtw.services import ServiceClass, ServiceRegistry
-from dicomtw.services.bounds import Bounds
-from dicomtw.services.query import Query
-from dicomtw.services.retrieve import Get, Move
-from dicomtw.services.storage import Storage
-from dicomtw.services.verification import Verification
-from dicomtw.storage.bounded import BoundedStore, FreeSpace
+from dicomtw.services import ServiceRegistry
+from dicomtw.standard import Services
+from dicomtw.standard import standard_services as standard_services  # for those who add to them
 from dicomtw.trail import SILENT, Audit
 from dicomtw.wakeful import stay_awake
-from dicomtw.words import any_may_associate, describe, no_endpoint, warnings_of, why_not
+from dicomtw.words import any_may_associate, describe, warnings_of
 from dicomtw.workers.crew import Crew
 from dicomtw.workers.factory import SharedFactory
 from dicomtw.workers.supervisor import TRY_LATER
-
-#: Makes the service classes of a server, from where it keeps objects and whom it can send them to.
-Services = Callable[[Server, Archive, RemoteDestinations], Iterable[ServiceClass]]
-
-
-def standard_services(
-    server: Server, archive: Archive, destinations: RemoteDestinations
-) -> list[ServiceClass]:
-    """What every server does."""
-    index, root = archive.index, archive.root
-    minimum = None if server.min_free_space is None else server.min_free_space << 20
-    space = FreeSpace(root, minimum, lambda line: archive.log.warn("{line}", line=line))
-    store = BoundedStore(archive.store, server.max_object_size << 20, space)
-    bounds = Bounds(
-        query_timeout=server.query_timeout,
-        max_matches=server.max_matches,
-        max_sub_operations=server.max_sub_operations,
-        max_moves=server.max_moves,
-    )
-    return [
-        Verification(),
-        Storage(store, accept_unknown=server.accept_unknown_sop_classes, indexing=archive),
-        Query(index, archive, server.aet, bounds),
-        Get(index, archive, root, bounds),
-        Move(index, archive, root, destinations, bounds),
-    ]
-
 
 _ALONE = Process()
 
@@ -117,7 +81,7 @@ class DicomService(Service):
         self._destinations: list[RemoteDestinations] = []
         #: By the directories of their queues.
         self._auditings: dict[Path, Any] = {}
-        self._ports: list[IListeningPort] = []
+        self._ports = Ports(reactor, self._port_failed)
         self._listening = False
         self._stopping = False
         #: What is wrong with checkers of users, which are made, and what they need loaded, at once.
@@ -223,12 +187,12 @@ class DicomService(Service):
             for auditing in self._auditings.values():
                 if fault := auditing.fault():
                     raise StartError(fault)
-            endpoints = [self._endpoints(server) for server in servers]
+            endpoints = [endpoints_of(server, self._reactor, self._owner) for server in servers]
             for factory, places in zip(self.factories, endpoints, strict=True):
                 for description, endpoint in places:
-                    self._listen(description, endpoint, factory)
+                    self._ports.open(description, endpoint, factory)
             for server in servers:
-                self._make_store(server)
+                make_store(server, self._owner)
         except StartError as error:
             self.give_up(str(error))
         self._listening = True
@@ -289,7 +253,7 @@ class DicomService(Service):
             raise SystemExit(TRY_LATER) from None
         except StartError as error:
             self.give_up(str(error))
-        self._ports = [*crew.listen()]
+        self._ports.take(crew.listen())
 
         def up() -> None:
             self._catch_signals(self.drain)  # all may get one; only the first process has us stop now
@@ -338,16 +302,6 @@ class DicomService(Service):
             for line in lines:
                 self.log.warn("{line}", line=line)
 
-    def _make_store(self, server: Server) -> None:
-        store = Path(os.path.abspath(server.store))
-        try:
-            for path in reversed([path for path in (store, *store.parents) if not path.exists()]):
-                path.mkdir(mode=0o700)
-                if self._owner is not None:
-                    os.chown(path, *self._owner, follow_symlinks=False)
-        except OSError as error:
-            raise StartError(f"cannot make the store {store}: {error.strerror}") from None
-
     def _prepare_stores(self) -> None:
         self._prepare_archives(Archive.prepare)
         if self._crew is not None:
@@ -379,55 +333,9 @@ class DicomService(Service):
             except OSError as error:
                 raise StartError(f"cannot use the audit queue in {directory}: {error.strerror}") from None
 
-    def _endpoints(self, server: Server) -> list[tuple[str, IStreamServerEndpoint]]:
-        endpoints: list[tuple[str, IStreamServerEndpoint]] = []
-        others: list[tuple[str, IStreamServerEndpoint]] = []
-        for text in server.listen:
-            try:
-                others.append((text, server_endpoint(self._reactor, text)))
-            except Exception as error:  # an endpoint's parser is a plugin and may raise anything
-                raise StartError(no_endpoint(text, error)) from None
-        if server.port is not None:
-            where = f"port {server.port}" + (f" of {server.interface}" if server.interface else "")
-            if server.tls:
-                files = self._tls_files(server)
-                try:
-                    tls = tls_listening.endpoint(self._reactor, files, server.port, server.interface)
-                except TLSError as error:
-                    raise StartError(str(error)) from None
-                endpoints.append((where, tls))
-            else:
-                tcp = TCP4ServerEndpoint(self._reactor, server.port, tls_listening.BACKLOG, server.interface)
-                endpoints.append((where, tcp))
-        return endpoints + others
-
-    def _tls_files(self, server: Server) -> TLSFiles:
-        if server.tls_cert is not None:
-            return server.tls_files
-        try:
-            directory = state_directory(server)
-            self._make_store(server)
-            cert, key = make_self_signed(directory, self._owner)
-        except OSError as error:
-            raise StartError(f"cannot make a certificate in {error.filename}: {error.strerror}") from None
-        return attrs.evolve(server.tls_files, cert=cert, key=key)
-
-    def _listen(self, description: str, endpoint: IStreamServerEndpoint, factory: DicomFactory) -> None:
-        faults: list[str] = []
-        starting = True
-
-        def failed(failure: Failure) -> None:
-            why = why_not(description, failure.value)
-            if starting:
-                faults.append(why)
-            else:
-                self.log.critical("{why}", why=why)
-                self._reactor.stop()
-
-        endpoint.listen(factory).addCallbacks(self._ports.append, failed)
-        starting = False
-        for why in faults:
-            raise StartError(why)
+    def _port_failed(self, why: str) -> None:
+        self.log.critical("{why}", why=why)
+        self._reactor.stop()
 
     def give_up(self, why: str) -> NoReturn:
         """End the process: the server cannot run."""
@@ -476,16 +384,15 @@ class DicomService(Service):
         self._process.remove_pidfile()
         os._exit(1)
 
-    def close_ports(self) -> list[Deferred[Any]]:
-        """Listen no longer; they fire when it is so."""
-        ports, self._ports = self._ports, []
-        return [maybeDeferred(port.stopListening) for port in ports]
+    def close_ports(self) -> None:
+        """Listen no longer, from the reactor's next turn on."""
+        self._ports.close()
 
     def stopService(self) -> Deferred[Any]:
         """Stop listening, let associations finish until the deadline, then abort what is left."""
         super().stopService()
         self._stopping = True
-        waiting = self.close_ports()
+        waiting = self._ports.close()
         deadlines = []
         count = sum(len(factory.associations) for factory in self.factories)
         if count:

@@ -29,7 +29,7 @@ from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 from twisted.trial.unittest import SynchronousTestCase
 
-from dicomtw import archive, names, service, uids
+from dicomtw import archive, names, ports, service, uids
 from dicomtw.check import check
 from dicomtw.config import Configuration, Server
 from dicomtw.security.profiles import PROFILES
@@ -424,7 +424,7 @@ class StartErrorTests(ServiceTestCase):
                 failed.errback(Failure(RuntimeError("no such thing")))
                 return failed
 
-        self.patch(service, "server_endpoint", lambda reactor, text: Endpoint())
+        self.patch(ports, "server_endpoint", lambda reactor, text: Endpoint())
         line = self.refused(self.server(listen=["odd:1"]))
         self.assertEqual(line, "cannot listen on odd:1: no such thing")
 
@@ -432,7 +432,7 @@ class StartErrorTests(ServiceTestCase):
         """An endpoint that fails when the server runs is told as critical, and stops it."""
         listening: Deferred[Any] = Deferred()
         endpoint = SimpleNamespace(listen=lambda factory: listening)
-        self.patch(service, "server_endpoint", lambda reactor, text: endpoint)
+        self.patch(ports, "server_endpoint", lambda reactor, text: endpoint)
         self.started(self.server(listen=["late:1"]))
         self.assertFalse(self.reactor.hasStopped)
         with capturedLogs() as events:
