@@ -6,6 +6,7 @@ one in the opposite order. Ratios are of one round's figures; what is said of th
 
 from __future__ import annotations
 
+import atexit
 import shutil
 import statistics
 import tempfile
@@ -63,7 +64,11 @@ class Work:
 def measure(work: Work, rounds: int, directory: Path) -> dict[str, Figures]:
     """The figures of each competitor; ``{"failed": why}`` of one that fails, who is then out of it."""
     figures: dict[str, Figures] = {name: {} for name in work.competitors}
-    with tempfile.TemporaryDirectory(dir=directory) as name, ExitStack() as stack:
+    with ExitStack() as stack:
+        if work.on_disk:
+            name = _left_to_the_end(directory)
+        else:
+            name = stack.enter_context(tempfile.TemporaryDirectory(dir=directory))
         running: dict[str, Running] = {}
         for number, (server, competitor) in enumerate(work.competitors.items()):
             place = Path(name) / str(number)
@@ -78,13 +83,24 @@ def measure(work: Work, rounds: int, directory: Path) -> dict[str, Figures]:
                 try:
                     # The first warms up, and shows the memory it takes.
                     if number < 0:
-                        figures[server]["peak_kib"] = memory_of(load, running[server])
+                        figures[server]["peak_kib"] = memory_of(load, running[server], keep=work.on_disk)
                     else:
-                        add(figures[server], once(load, running[server]))
+                        add(figures[server], once(load, running[server], keep=work.on_disk))
                 except RuntimeError as error:
                     figures[server] = {"failed": str(error).strip().rpartition("\n")[2]}
                     del running[server]
     return figures
+
+
+def _left_to_the_end(directory: Path) -> str:
+    """A temporary directory that is removed with the process.
+
+    Where ext4 has no journal, who makes a file there looks for minutes at each inode that was freed of late,
+    to pass it over: what is removed between two runs is paid for in the next ones.
+    """
+    name = tempfile.mkdtemp(dir=directory)
+    atexit.register(shutil.rmtree, name, ignore_errors=True)
+    return name
 
 
 def once(load: Sends, server: Running, *, keep: bool = False) -> dict[str, float]:
@@ -105,14 +121,15 @@ def once(load: Sends, server: Running, *, keep: bool = False) -> dict[str, float
     return dict(zip(MEASURES, (load.total / result.seconds, *milliseconds, sender), strict=True))
 
 
-def memory_of(load: Sends, server: Running) -> int:
-    """The most memory that a server and its children have in a run, in KiB."""
+def memory_of(load: Sends, server: Running, *, keep: bool = False) -> int:
+    """The most memory that a server and its children have in a run, in KiB; the rest as `once`."""
     peak = Peak(server)
     try:
         load.run(server.port, server.aet)
     finally:
         kib = peak.stop()
-    empty(server)
+    if not keep:
+        empty(server)
     return kib
 
 
